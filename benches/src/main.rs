@@ -1,0 +1,2 @@
+//! Side-by-side measurements, printed as ratios of one run.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Integration tests of `modelship-model-store`, one binary.

@@ -1,0 +1,1 @@
+//! Real servers, clusters and judges for the tests of Modelship.
