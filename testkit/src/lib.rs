@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod azurite;
+pub mod cluster;
 mod docker_registry;
 mod missing;
 pub mod process;
@@ -10,6 +11,7 @@ pub mod tool;
 mod versitygw;
 
 pub use azurite::Azurite;
+pub use cluster::{Cluster, Tier};
 pub use docker_registry::{DockerRegistry, Request};
 pub use missing::{Missing, need};
 pub use process::free_port;

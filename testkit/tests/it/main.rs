@@ -1,6 +1,7 @@
 //! Each service starts, answers, stops, and leaves nothing behind.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod cluster;
 mod killed;
 mod services;
 
