@@ -1,0 +1,277 @@
+//! The base below app and model: assembled from Debian packages, or an image of a registry.
+
+use std::path::PathBuf;
+
+use modelship_image_builder::debian::{DebianBase, DebianLock, Source, Sources};
+use modelship_image_builder::{self as image_builder, Descriptor, Digest, Image, Layer, Platform};
+use modelship_registry::Repository;
+use serde::{Deserialize, Serialize};
+
+use crate::cache::{self, Cache};
+use crate::config::BaseConfig;
+use crate::edge::Edge;
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::StageTimer;
+use crate::Stage;
+
+/// The locked base: what it is, before a byte of it is fetched.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) enum BaseLock {
+    /// Debian packages: the base's own, and those that only tests see.
+    Debian {
+        /// What the configuration asked for, so that a changed list is noticed.
+        asked: (Vec<String>, Vec<String>),
+        base: DebianLock,
+        tests: Option<DebianLock>,
+    },
+    /// An image, by its digest.
+    Image { repository: String, digest: String },
+}
+
+impl BaseLock {
+    /// The digest that stands for the base in a release key.
+    pub(crate) fn digest(&self) -> String {
+        match self {
+            Self::Debian { base, .. } => base.digest().to_string(),
+            Self::Image { digest, .. } => digest.clone(),
+        }
+    }
+
+    /// The base in a few words.
+    pub(crate) fn describe(&self) -> String {
+        match self {
+            Self::Debian { base, .. } => format!("{} Debian packages", base.packages().len()),
+            Self::Image { repository, digest } => format!("{repository}@{digest}"),
+        }
+    }
+
+    /// Bytes to download for it, where that is known before.
+    pub(crate) fn download_size(&self) -> Option<u64> {
+        match self {
+            Self::Debian { base, tests, .. } => {
+                Some(base.total_size() + tests.as_ref().map_or(0, DebianLock::total_size))
+            }
+            Self::Image { .. } => None,
+        }
+    }
+
+    fn fits(&self, config: &BaseConfig) -> bool {
+        match self {
+            Self::Debian { asked, .. } => {
+                config.image.is_none() && asked.0 == config.packages && asked.1 == config.test_packages
+            }
+            Self::Image { .. } => config.image.is_some(),
+        }
+    }
+}
+
+/// The base, ready to build on and to run.
+pub(crate) struct Base {
+    /// The image to build on; every layer is known.
+    pub(crate) image: Image,
+    /// Its unpacked layers, bottom to top.
+    pub(crate) roots: Vec<PathBuf>,
+    /// The unpacked test-only layer, where there is one.
+    pub(crate) test_root: Option<PathBuf>,
+}
+
+/// What makes a base: the configuration, this machine's edge and the cache.
+pub(crate) struct BaseMaker<'a> {
+    pub(crate) config: &'a BaseConfig,
+    pub(crate) edge: &'a Edge,
+    pub(crate) cache: &'a Cache,
+}
+
+impl BaseMaker<'_> {
+    /// Decides which base exactly: from the lock file where one is configured and fits, else anew.
+    pub(crate) async fn lock(&self, timer: &StageTimer) -> Result<BaseLock> {
+        if let Some(path) = &self.config.lock
+            && let Some(lock) = cache::read_json::<BaseLock>(path)
+            && lock.fits(self.config)
+        {
+            return Ok(lock);
+        }
+        let lock = match &self.config.image {
+            Some(image) => self.lock_image(image).await?,
+            None => self.lock_debian(timer).await?,
+        };
+        if let Some(path) = &self.config.lock {
+            cache::write_json(Stage::Observe, path, &lock)?;
+        }
+        Ok(lock)
+    }
+
+    async fn lock_image(&self, image: &str) -> Result<BaseLock> {
+        let step = |e| Error::step(Stage::Observe, image, e);
+        let repository = self.repository(image)?;
+        let pinned = repository.resolve_reference(image).await.map_err(step)?.ok_or_else(|| {
+            Error::new(ErrorKind::NotFound, Stage::Observe, image, "the base image does not exist")
+                .with_hint("set `image` in the [base] section to an image that can be pulled")
+        })?;
+        Ok(BaseLock::Image { repository: pinned.name(), digest: pinned.digest().to_string() })
+    }
+
+    async fn lock_debian(&self, timer: &StageTimer) -> Result<BaseLock> {
+        let sources = self.sources()?;
+        let progress = |event: image_builder::Event| forward(timer, &event);
+        let maker = self.debian()?;
+        let step = |e| Error::step(Stage::Observe, "base packages", e);
+        let base = maker.lock(&sources, &progress).await.map_err(step)?;
+        let tests = match self.config.test_packages.as_slice() {
+            [] => None,
+            more => Some(maker.lock_layered(&base, more, &sources, &progress).await.map_err(step)?),
+        };
+        let asked = (self.config.packages.clone(), self.config.test_packages.clone());
+        Ok(BaseLock::Debian { asked, base, tests })
+    }
+
+    fn debian(&self) -> Result<DebianBase> {
+        let folder = self.cache.folder(Stage::Base, "debian")?;
+        Ok(DebianBase::new(self.config.packages.clone(), self.edge.debian_architecture(), folder))
+    }
+
+    fn sources(&self) -> Result<Sources> {
+        let step = |e| Error::step(Stage::Observe, "package sources", e);
+        if self.config.sources.is_empty() {
+            let apt = self.config.apt.clone().unwrap_or_else(|| PathBuf::from("/etc/apt"));
+            return Sources::from_apt(&apt).map_err(step);
+        }
+        let mut sources = Sources::new();
+        for source in &self.config.sources {
+            for suite in &source.suites {
+                sources = sources.with_source(
+                    Source::new(&source.uri, suite, &source.components)
+                        .map_err(step)?
+                        .with_keyring(&source.signed_by),
+                );
+            }
+        }
+        Ok(sources)
+    }
+
+    /// Makes the base that `lock` names, or finds it in the cache.
+    pub(crate) async fn make(&self, lock: &BaseLock, tests: bool, timer: &StageTimer) -> Result<Base> {
+        let base = match lock {
+            BaseLock::Debian { base, tests: test_lock, .. } => {
+                self.make_debian(base, test_lock.as_ref().filter(|_| tests), timer).await?
+            }
+            BaseLock::Image { repository, digest } => self.pull(&format!("{repository}@{digest}"), timer).await?,
+        };
+        require_python(&base.roots, lock)?;
+        Ok(base)
+    }
+
+    async fn make_debian(&self, lock: &DebianLock, tests: Option<&DebianLock>, timer: &StageTimer) -> Result<Base> {
+        let layer = self.debian_layer(lock, timer).await?;
+        let mut roots = vec![self.cache.unpacked(Stage::Base, &layer).await?];
+        let test_root = match tests {
+            None => None,
+            Some(tests) => {
+                let layer = self.debian_layer(tests, timer).await?;
+                Some(self.cache.unpacked(Stage::Base, &layer).await?)
+            }
+        };
+        let platform = self.edge.platform()?;
+        let history = format!("modelship debian packages: {}", lock.requested().join(" "));
+        let image = Image::scratch(&platform).with_layer(layer.with_history(&history));
+        roots.dedup();
+        Ok(Base { image, roots, test_root })
+    }
+
+    /// The compressed layer of a Debian lock, kept in the cache by the lock's digest.
+    async fn debian_layer(&self, lock: &DebianLock, timer: &StageTimer) -> Result<Layer> {
+        let folder = self.cache.folder(Stage::Base, "layers")?;
+        let lock_digest = lock.digest();
+        let note = folder.join(format!("{}-v{}.json", lock_digest.digest(), crate::LAYER_FORMAT));
+        if let Some(known) = cache::read_json::<KnownLayer>(&note)
+            && let Some(layer) = known.open(&folder)
+        {
+            return Ok(layer);
+        }
+        let step = |e| Error::step(Stage::Base, "base packages", e);
+        let sources = self.sources()?;
+        let progress = |event: image_builder::Event| forward(timer, &event);
+        let tree = self.debian()?.assemble(lock, &sources, &progress).await.map_err(step)?;
+        timer.note(format!("{} files from {} packages", tree.tree().len(), lock.packages().len()));
+        let layer = Layer::tree(tree.into_tree()).map_err(step)?.gzip(&folder).await.map_err(step)?;
+        if let (Some(descriptor), Some(diff_id)) = (layer.descriptor(), layer.diff_id()) {
+            cache::write_json(Stage::Base, &note, &KnownLayer { descriptor, diff_id: diff_id.to_string() })?;
+        }
+        Ok(layer)
+    }
+
+    fn repository(&self, reference: &str) -> Result<Repository> {
+        self.edge.repository(Stage::Base, reference, None)
+    }
+
+    /// Reads an image of a registry: manifest and config now, its layers when somebody opens them.
+    async fn pull(&self, reference: &str, timer: &StageTimer) -> Result<Base> {
+        let step = |e| Error::step(Stage::Base, reference, e);
+        let repository = self.repository(reference)?;
+        let platform = self.edge.platform()?;
+        let pulled = repository.pull(reference, &platform.os, &platform.architecture).await.map_err(step)?;
+        let blobs = repository.clone();
+        let image = Image::from_parts(&pulled.manifest, &pulled.config, move |descriptor: &Descriptor| {
+            let (blobs, descriptor) = (blobs.clone(), descriptor.clone());
+            move |from| blobs.blob(&descriptor, from)
+        })
+        .map_err(|e| Error::step(Stage::Base, reference, e))?;
+        let folder = self.cache.folder(Stage::Base, "rootfs")?;
+        let chain = pulled.digest.digest().to_owned();
+        let target = folder.join(format!("image-{chain}"));
+        if !target.is_dir() {
+            timer.note(format!("unpacking {} layers of {reference}", image.layers().len()));
+            let temporary = cache::fresh_folder(Stage::Base, &folder)?;
+            image_builder::unpack_image(&image, temporary.path())
+                .await
+                .map_err(|e| Error::step(Stage::Base, reference, e))?;
+            cache::settle(Stage::Base, temporary, &target)?;
+        }
+        Ok(Base { image, roots: vec![target], test_root: None })
+    }
+}
+
+/// What the cache remembers of a compressed layer.
+#[derive(Serialize, Deserialize)]
+struct KnownLayer {
+    descriptor: Descriptor,
+    diff_id: String,
+}
+
+impl KnownLayer {
+    fn open(self, folder: &std::path::Path) -> Option<Layer> {
+        let blob = folder.join(self.descriptor.digest().digest());
+        let diff_id: Digest = self.diff_id.parse().ok()?;
+        let whole = std::fs::metadata(&blob).is_ok_and(|m| m.len() == self.descriptor.size());
+        let open = image_builder::file_source(&blob);
+        whole.then(|| Layer::known(self.descriptor, diff_id, move |from| open(from)))
+    }
+}
+
+/// A base without Python would fail much later, in words that name neither.
+fn require_python(roots: &[PathBuf], lock: &BaseLock) -> Result<()> {
+    let found = roots.iter().any(|root| {
+        ["usr/bin", "usr/local/bin", "bin", "opt/venv/bin"]
+            .iter()
+            .any(|folder| root.join(folder).join("python3").symlink_metadata().is_ok())
+    });
+    if found {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Invalid, Stage::Base, lock.describe(), "the base holds no python3")
+        .with_hint("add `python3` to `packages` in the [base] section, or name an `image` that has it"))
+}
+
+/// Bends an event of image-builder into one of ours.
+fn forward(timer: &StageTimer, event: &image_builder::Event) {
+    timer.bytes(&event.what, event.done, event.total);
+}
+
+/// The platform of this machine, as images name it (image-spec, config.md).
+pub(crate) fn platform(architecture: &str) -> Option<Platform> {
+    match architecture {
+        "x86_64" => Some(Platform::new("linux", "amd64")),
+        "aarch64" => Some(Platform::new("linux", "arm64")),
+        _ => None,
+    }
+}

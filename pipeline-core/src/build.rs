@@ -1,0 +1,178 @@
+//! Builds an image, tests it and publishes it: everything between the plan and the rollout.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use modelship_image_builder::{Image, Layer, Sealed};
+
+use crate::base::Base;
+use crate::error::{Error, Result};
+use crate::event::{StageTime, StageTimer};
+use crate::model::{self, FetchedModel};
+use crate::pipeline::{Observation, Pipeline};
+use crate::publish::Published;
+use crate::recipe::{self, Labels};
+use crate::smoke::{SmokeTest, SmokeVerdict};
+use crate::suite::Suite;
+use crate::Stage;
+
+/// How long an app may take to become ready where the configuration does not say.
+const READY_WITHIN: Duration = Duration::from_secs(30);
+
+/// A published image that passed its tests.
+pub(crate) struct Built {
+    pub(crate) published: Published,
+    pub(crate) verdict: SmokeVerdict,
+    pub(crate) stages: Vec<StageTime>,
+    /// The cache's entries that were used.
+    pub(crate) used: Vec<PathBuf>,
+}
+
+/// An assembled image, with its layers unpacked.
+struct Assembled {
+    image: Image,
+    sealed: Sealed,
+    roots: Vec<PathBuf>,
+    roles: Vec<&'static str>,
+}
+
+/// Builds what was observed.
+pub(crate) struct Builder<'a> {
+    pub(crate) pipeline: &'a Pipeline,
+    pub(crate) seen: &'a Observation,
+}
+
+impl Builder<'_> {
+    pub(crate) async fn build(&self) -> Result<Built> {
+        let mut stages = Vec::new();
+        let fetched = self.fetch(&mut stages).await?;
+        let base = self.base(&mut stages).await?;
+        let model_layers = self.model_layers(&fetched).await?;
+        self.test(&base, &model_layers, &mut stages).await?;
+        let assembled = self.assemble(base, model_layers, &mut stages).await?;
+        let verdict = self.smoke(&assembled, &mut stages).await?;
+        let published = self.publish(&assembled, &mut stages).await?;
+        let mut used = assembled.roots;
+        used.extend([fetched.folder().to_owned(), self.seen.source.folder.clone()]);
+        Ok(Built { published, verdict, stages, used })
+    }
+
+    fn timer(&self, stage: Stage, what: impl Into<String>) -> StageTimer {
+        StageTimer::start(&self.pipeline.progress, stage, what)
+    }
+
+    async fn fetch(&self, stages: &mut Vec<StageTime>) -> Result<FetchedModel> {
+        let model = &self.seen.model;
+        let timer = self.timer(Stage::Fetch, format!("{} {}", model.name(), model.version()));
+        let fetched = model::fetch(&self.pipeline.store, model, &self.pipeline.cache, &timer).await?;
+        stages.push(timer.finish(format!("{} files, {} bytes", model.files().len(), model.total_size())));
+        Ok(fetched)
+    }
+
+    async fn base(&self, stages: &mut Vec<StageTime>) -> Result<Base> {
+        let timer = self.timer(Stage::Base, self.seen.base.describe());
+        let tests = !self.pipeline.config.app.tests.is_empty();
+        let base = self.pipeline.base_maker().make(&self.seen.base, tests, &timer).await?;
+        let size: u64 = base.image.layers().iter().map(Layer::len).sum();
+        stages.push(timer.finish(format!("{}, {size} bytes", self.seen.base.describe())));
+        Ok(base)
+    }
+
+    /// The model's layers, each read through once so that its digest can be asked for by HEAD.
+    async fn model_layers(&self, fetched: &FetchedModel) -> Result<Vec<Layer>> {
+        let mount = self.pipeline.config.model.mount_point(self.seen.model.url());
+        let mut known = Vec::new();
+        for layer in fetched.layers(&mount)? {
+            let measured = layer.measure().await;
+            known.push(measured.map_err(|e| Error::step(Stage::Assemble, self.seen.model.url(), e))?);
+        }
+        Ok(known)
+    }
+
+    async fn test(&self, base: &Base, model_layers: &[Layer], stages: &mut Vec<StageTime>) -> Result<()> {
+        let app = &self.pipeline.config.app;
+        if app.tests.is_empty() {
+            return Ok(());
+        }
+        let timer = self.timer(Stage::Test, app.tests.join(" "));
+        let mut roots = base.roots.clone();
+        roots.extend(base.test_root.clone());
+        for layer in model_layers {
+            roots.push(self.pipeline.cache.unpacked(Stage::Test, layer).await?);
+        }
+        let code = recipe::test_layer(&self.seen.source).await?;
+        roots.push(self.pipeline.cache.unpacked(Stage::Test, &code).await?);
+        let suite = Suite { roots, app: app.name.clone(), command: app.tests.clone(), env: self.seen.settings.env.clone() };
+        let said = suite.run().await?;
+        stages.push(timer.finish(said));
+        Ok(())
+    }
+
+    async fn assemble(&self, base: Base, model_layers: Vec<Layer>, stages: &mut Vec<StageTime>) -> Result<Assembled> {
+        let timer = self.timer(Stage::Assemble, self.seen.key.short());
+        let seen = self.seen;
+        let roles = std::iter::repeat_n("base", base.image.layers().len())
+            .chain(std::iter::repeat_n("model", model_layers.len()))
+            .chain(["code"])
+            .collect();
+        let mut roots = base.roots;
+        for layer in model_layers.iter().chain([&seen.code]) {
+            roots.push(self.pipeline.cache.unpacked(Stage::Assemble, layer).await?);
+        }
+        let labels = Labels {
+            config: &self.pipeline.config,
+            key: &seen.key,
+            inputs: &seen.inputs,
+            model: &seen.model,
+        };
+        let image = recipe::image(base.image, model_layers, seen.code.clone(), &seen.settings, &labels);
+        let sealed = image.seal().map_err(|e| Error::step(Stage::Assemble, seen.key.short(), e))?;
+        let size: u64 = sealed.layers.iter().map(Layer::len).sum();
+        stages.push(timer.finish(format!(
+            "{} layers, {size} bytes, {}",
+            sealed.layers.len(),
+            sealed.manifest_descriptor.digest()
+        )));
+        Ok(Assembled { image, sealed, roots, roles })
+    }
+
+    async fn smoke(&self, assembled: &Assembled, stages: &mut Vec<StageTime>) -> Result<SmokeVerdict> {
+        let config = &self.pipeline.config;
+        let image = assembled.sealed.manifest_descriptor.digest().to_string();
+        let timer = self.timer(Stage::Smoke, &image);
+        let test = SmokeTest {
+            roots: assembled.roots.clone(),
+            image,
+            command: self.seen.settings.command.clone(),
+            env: self.seen.settings.env.clone(),
+            workdir: "/app".to_owned(),
+            port: self.seen.settings.port,
+            readiness: &config.app.readiness,
+            timeout: config.smoke.timeout.map_or(READY_WITHIN, crate::config::Period::duration),
+            golden: self.pipeline.golden.as_ref(),
+        };
+        let verdict = test.run().await?;
+        stages.push(timer.finish(format!("ready after {:.2} s in {}", verdict.ready_seconds, verdict.isolation)));
+        Ok(verdict)
+    }
+
+    /// Moves the image by digest, then lets tags name it: it has passed its tests.
+    async fn publish(&self, assembled: &Assembled, stages: &mut Vec<StageTime>) -> Result<Published> {
+        let publisher = &self.pipeline.publisher;
+        let timer = self.timer(Stage::Push, publisher.describe());
+        let published = publisher.push(&assembled.image, &assembled.sealed, &assembled.roles, &timer).await?;
+        publisher.tag(&published.pinned, &self.seen.key.tag()).await?;
+        for tag in &self.pipeline.config.registry.tags {
+            publisher.tag(&published.pinned, &self.fill(tag)).await?;
+        }
+        let moved: u64 = published.layers.iter().map(|l| l.moved).sum();
+        stages.push(timer.finish(format!("{}, {moved} bytes moved", published.pinned)));
+        Ok(published)
+    }
+
+    fn fill(&self, tag: &str) -> String {
+        let revision = &self.seen.inputs.revision;
+        tag.replace("{version}", &self.seen.inputs.model_version)
+            .replace("{revision}", revision.get(..12).unwrap_or(revision))
+    }
+}

@@ -1,0 +1,122 @@
+//! The locked model: fetched once, verified as it flows, and turned into layers.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::StreamExt as _;
+use modelship_image_builder::{Layer, Tree};
+use modelship_model_store::{ModelStore, ModelVersion};
+use tokio::io::AsyncWriteExt as _;
+
+use crate::cache::{self, Cache};
+use crate::error::{Error, Result};
+use crate::event::StageTimer;
+use crate::Stage;
+
+/// A model file at least this large has a layer of its own: it moves and is cached by itself.
+const OWN_LAYER: u64 = 32 * 1024 * 1024;
+
+/// A model version whose files are on this machine.
+#[derive(Clone, Debug)]
+pub(crate) struct FetchedModel {
+    folder: PathBuf,
+    version: ModelVersion,
+}
+
+/// Whether every file of `model` is already here.
+pub(crate) fn is_cached(model: &ModelVersion, cache: &Cache) -> Result<bool> {
+    Ok(target(model, cache)?.is_dir())
+}
+
+fn target(model: &ModelVersion, cache: &Cache) -> Result<PathBuf> {
+    let name = model.tree_digest().trim_start_matches("sha256:").to_owned();
+    Ok(cache.folder(Stage::Fetch, "models")?.join(name))
+}
+
+/// Fetches `model` into the cache, or finds it there. The store verifies each file's SHA-256.
+pub(crate) async fn fetch(
+    store: &ModelStore,
+    model: &ModelVersion,
+    cache: &Cache,
+    timer: &StageTimer,
+) -> Result<FetchedModel> {
+    let folder = target(model, cache)?;
+    if !folder.is_dir() {
+        let parent = cache.folder(Stage::Fetch, "models")?;
+        let temporary = cache::fresh_folder(Stage::Fetch, &parent)?;
+        let mut done = 0;
+        for file in model.files() {
+            let path = temporary.path().join(&file.path);
+            done = copy(store, model, &file.path, &path, (done, timer)).await?;
+        }
+        cache::settle(Stage::Fetch, temporary, &folder)?;
+    }
+    Ok(FetchedModel { folder, version: model.clone() })
+}
+
+async fn copy(
+    store: &ModelStore,
+    model: &ModelVersion,
+    name: &str,
+    path: &Path,
+    (mut done, timer): (u64, &StageTimer),
+) -> Result<u64> {
+    let step = |e| Error::step(Stage::Fetch, format!("{} {name}", model.url()), e);
+    let io = |e| Error::io(Stage::Fetch, path, e);
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent).map_err(io)?;
+    }
+    let mut stream = store.read(model, name, 0).map_err(step)?;
+    let mut file = tokio::fs::File::create_new(path).await.map_err(io)?;
+    while let Some(chunk) = stream.next().await {
+        let chunk: Bytes = chunk.map_err(|e| stream_error(model, name, e))?;
+        file.write_all(&chunk).await.map_err(io)?;
+        done += chunk.len() as u64;
+        timer.bytes(name, done, Some(model.total_size()));
+    }
+    file.flush().await.map_err(io)?;
+    Ok(done)
+}
+
+/// The store's stream carries its error boxed; unboxed it keeps its hint.
+fn stream_error(model: &ModelVersion, name: &str, error: crate::BoxError) -> Error {
+    let object = format!("{} {name}", model.url());
+    match error.downcast::<modelship_model_store::Error>() {
+        Ok(own) => Error::step(Stage::Fetch, object, *own),
+        Err(other) => Error::new(crate::ErrorKind::Step, Stage::Fetch, object, other.to_string()),
+    }
+}
+
+impl FetchedModel {
+    /// Where the files are on this machine.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The layers that hold the model below `mount`: one for each large file, one for the rest.
+    pub(crate) fn layers(&self, mount: &str) -> Result<Vec<Layer>> {
+        let step = |e| Error::step(Stage::Assemble, self.version.url(), e);
+        let mut bundle = Tree::new();
+        let mut layers = Vec::new();
+        for file in self.version.files() {
+            let local = self.folder.join(&file.path);
+            let inside = format!("{}/{}", mount.trim_end_matches('/'), file.path);
+            if file.size >= OWN_LAYER {
+                let open = modelship_image_builder::file_source(&local);
+                layers.push(Layer::stream(&inside, file.size, move |from| open(from)).map_err(step)?);
+            } else {
+                bundle.insert_path(&inside, 0o644, &local).map_err(step)?;
+            }
+        }
+        if !bundle.is_empty() {
+            layers.insert(0, Layer::tree(bundle).map_err(step)?);
+        }
+        let history = format!("modelship model {} {}", self.version.name(), self.version.version());
+        Ok(layers.into_iter().map(|l| l.with_history(&history)).collect())
+    }
+}
+
+/// Keeps the type of shared handles in one place.
+pub(crate) type SharedStore = Arc<ModelStore>;
