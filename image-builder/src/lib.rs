@@ -3,6 +3,7 @@
 //! This file wires the modules and re-exports the public names.
 
 mod content;
+pub mod debian;
 mod error;
 mod path;
 mod progress;

@@ -1,1 +1,5 @@
 //! Integration tests of `modelship-image-builder`, one binary.
+
+mod debian;
+mod debian_machine;
+mod debian_repository;
