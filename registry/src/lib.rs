@@ -1,1 +1,33 @@
 #![doc = include_str!("../README.md")]
+//! # Map of the crate
+//!
+//! `repository` is the front door; `upload` moves a blob in one pass; `pull` reads one back;
+//! `auth` answers challenges; `transport` signs requests, `net` sends them, `endpoint` knows
+//! which addresses may be trusted.
+
+mod auth;
+mod blob;
+mod endpoint;
+mod error;
+mod manifest;
+mod net;
+mod oci_error;
+mod options;
+mod pinned;
+mod pull;
+mod repository;
+mod retry;
+mod secret;
+mod tags;
+mod transport;
+mod upload;
+
+pub use auth::{Credentials, DockerConfig};
+pub use blob::{Blob, ByteStream, Event, OpenFn, Progress};
+pub use error::{BoxError, Error, ErrorKind, Result};
+pub use manifest::{Manifest, choose, is_index};
+pub use oci_spec::distribution::Reference;
+pub use oci_spec::image::{Descriptor, Digest, MediaType, Platform};
+pub use options::RegistryOptions;
+pub use pinned::PinnedReference;
+pub use repository::Repository;

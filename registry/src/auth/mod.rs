@@ -1,0 +1,189 @@
+//! Who we are to a registry: challenges answered, tokens cached, credentials kept to their host.
+
+mod challenge;
+mod credentials;
+mod docker_config;
+mod helper;
+mod token;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use http::{HeaderMap, HeaderValue};
+use tokio::sync::Mutex as AsyncMutex;
+
+use challenge::Challenge;
+use credentials::Kind;
+use token::{Ask, Token};
+
+use crate::endpoint::Endpoint;
+use crate::error::{Error, ErrorKind, Result};
+use crate::net::Net;
+use crate::secret::Secret;
+
+pub use credentials::Credentials;
+pub use docker_config::DockerConfig;
+pub(crate) use token::Scope;
+
+/// What a request is signed with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Authorization {
+    None,
+    Basic { username: String, password: Secret },
+    Bearer(Secret),
+}
+
+impl Authorization {
+    /// The value of the `Authorization` header, marked sensitive.
+    pub(crate) fn header(&self) -> Option<HeaderValue> {
+        use base64::Engine as _;
+        let text = match self {
+            Self::None => return None,
+            Self::Basic { username, password } => {
+                let pair = format!("{username}:{}", password.reveal());
+                format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(pair))
+            }
+            Self::Bearer(token) => format!("Bearer {}", token.reveal()),
+        };
+        // A token with control characters is no token; the request then goes without it.
+        let mut value = HeaderValue::from_str(&text).ok()?;
+        value.set_sensitive(true);
+        Some(value)
+    }
+}
+
+type Slot = Arc<AsyncMutex<Option<Token>>>;
+
+/// The authenticator of one repository.
+#[derive(Debug)]
+pub(crate) struct Auth {
+    net: Net,
+    endpoint: Arc<Endpoint>,
+    credentials: Credentials,
+    challenge: Mutex<Option<Challenge>>,
+    slots: Mutex<HashMap<Scope, Slot>>,
+}
+
+impl Auth {
+    pub(crate) fn new(net: Net, endpoint: Arc<Endpoint>, credentials: Credentials) -> Self {
+        Self {
+            net,
+            endpoint,
+            credentials,
+            challenge: Mutex::new(None),
+            slots: Mutex::new(HashMap::new()),
+        }
+    }
+
+    /// Whether the registry has said what it wants, which is learned from its first 401.
+    pub(crate) fn is_challenged(&self) -> bool {
+        self.known_challenge().is_some()
+    }
+
+    fn known_challenge(&self) -> Option<Challenge> {
+        self.challenge.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What to sign a request of `scope` with; a fresh token is fetched where one is needed.
+    pub(crate) async fn authorization(&self, scope: &Scope) -> Result<Authorization> {
+        if let Kind::Bearer(token) = &self.credentials.kind {
+            return Ok(Authorization::Bearer(token.clone()));
+        }
+        match (self.known_challenge(), &self.credentials.kind) {
+            (Some(Challenge::Bearer { realm, service }), _) => {
+                self.token(scope, &realm, service.as_deref()).await.map(Authorization::Bearer)
+            }
+            (Some(Challenge::Basic), Kind::Basic { username, password }) => Ok(Authorization::Basic {
+                username: username.clone(),
+                password: password.clone(),
+            }),
+            _ => Ok(Authorization::None),
+        }
+    }
+
+    fn slot(&self, scope: &Scope) -> Slot {
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(slots.entry(scope.clone()).or_default())
+    }
+
+    /// The token of `scope`. Its slot stays locked while it is fetched, so that parallel
+    /// uploads fetch one token and not one each.
+    async fn token(&self, scope: &Scope, realm: &str, service: Option<&str>) -> Result<Secret> {
+        let slot = self.slot(scope);
+        let mut held = slot.lock().await;
+        if let Some(token) = held.as_ref().filter(|token| token.is_fresh()) {
+            return Ok(token.secret.clone());
+        }
+        let ask = Ask {
+            net: &self.net,
+            endpoint: &self.endpoint,
+            credentials: &self.credentials,
+            realm,
+            service,
+        };
+        let token = ask.fetch(scope).await?;
+        let secret = token.secret.clone();
+        *held = Some(token);
+        Ok(secret)
+    }
+
+    /// Takes note of a 401 to a request signed with `used`; says whether signing anew may help.
+    pub(crate) async fn refused(
+        &self,
+        used: &Authorization,
+        headers: &HeaderMap,
+        scope: &Scope,
+    ) -> bool {
+        if let Some(challenge) = Challenge::from_headers(headers) {
+            *self.challenge.lock().unwrap_or_else(PoisonError::into_inner) = Some(challenge);
+        }
+        match (self.known_challenge(), &self.credentials.kind, used) {
+            (_, Kind::Bearer(_), _) | (None, ..) => false,
+            (Some(Challenge::Basic), kind, Authorization::None) => matches!(kind, Kind::Basic { .. }),
+            (Some(Challenge::Basic), ..) => false,
+            (Some(Challenge::Bearer { .. }), _, used) => {
+                self.forget(scope, used).await;
+                true
+            }
+        }
+    }
+
+    /// Drops the cached token of `scope` if it is the one in `used`; another task may have
+    /// renewed it meanwhile.
+    async fn forget(&self, scope: &Scope, used: &Authorization) {
+        let Authorization::Bearer(used) = used else { return };
+        let slot = self.slot(scope);
+        let mut held = slot.lock().await;
+        if held.as_ref().is_some_and(|token| token.secret == *used) {
+            *held = None;
+        }
+    }
+
+    /// The error for a 401 that signing anew did not cure.
+    pub(crate) fn unauthorized(&self, stage: &'static str) -> Error {
+        let registry = self.endpoint.registry();
+        let detail = if self.credentials.is_anonymous() {
+            format!("{registry} wants credentials, and there are none ({})", self.credentials.source())
+        } else {
+            format!("{registry} does not accept {}", self.credentials.source())
+        };
+        Error::new(ErrorKind::Unauthorized, stage, self.endpoint.name(), detail)
+            .with_hint(advice(&self.credentials))
+    }
+
+    /// The error for a 403.
+    pub(crate) fn forbidden(&self, stage: &'static str) -> Error {
+        let detail = format!("{} may not do this", self.credentials.source());
+        Error::new(ErrorKind::Forbidden, stage, self.endpoint.name(), detail)
+            .with_hint("grant the account pull and push on this repository")
+    }
+}
+
+/// What to do when credentials are refused.
+pub(crate) fn advice(credentials: &Credentials) -> String {
+    if credentials.is_anonymous() {
+        "log in to the registry, so that the docker config holds credentials for this host".to_owned()
+    } else {
+        format!("check or renew {}; it may be wrong or expired", credentials.source())
+    }
+}
