@@ -1,1 +1,9 @@
-//! Integration tests of `modelship-deployer`, one binary.
+//! Integration tests of `modelship-deployer`, one binary: against a real API server with the real
+//! controllers and scheduler, and a scripted kubelet.
+
+mod access;
+mod history;
+mod kubelet;
+mod lock;
+mod rollout;
+mod world;
