@@ -1,1 +1,31 @@
 #![doc = include_str!("../README.md")]
+
+mod backend;
+mod cause;
+mod connection_string;
+mod error;
+mod manifest;
+mod model;
+mod names;
+mod options;
+mod pointer;
+mod poll;
+mod publish;
+mod read;
+mod resolve;
+mod scan;
+mod selector;
+mod store;
+mod store_url;
+mod upload;
+mod version_order;
+
+pub use error::{BoxError, Error, ErrorKind, Result};
+pub use model::{ModelFile, ModelVersion};
+pub use options::StoreOptions;
+pub use poll::{Seen, WatchOptions};
+pub use publish::{Event, PublishOptions};
+pub use read::ByteStream;
+pub use selector::{ModelRef, Selector};
+pub use store::ModelStore;
+pub use store_url::{Scheme, StoreUrl};
