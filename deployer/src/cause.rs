@@ -158,8 +158,8 @@ impl Default for Patience {
             denied: Duration::from_secs(90),
             config: Duration::from_secs(20),
             rejected: Duration::from_secs(10),
-            unschedulable: Duration::from_secs(60),
-            scaling_up: Duration::from_secs(600),
+            unschedulable: Duration::from_mins(1),
+            scaling_up: Duration::from_mins(10),
             margin: Duration::from_secs(10),
             restarts: 2,
         }
@@ -324,7 +324,7 @@ mod tests {
             "status": { "phase": "Pending", "containerStatuses": [status] },
         }));
         let patience = Patience::default();
-        let startup = Duration::from_secs(60);
+        let startup = Duration::from_mins(1);
         signs(&pod, Context { patience: &patience, startup, ever_ready, scaling_up: false })
     }
 

@@ -30,7 +30,7 @@ mod tests {
         let start = SystemTime::UNIX_EPOCH + Duration::from_micros(1_700_000_000_000_001);
         let text = format(start);
         assert_eq!(text, "2023-11-14T22:13:20.000001Z");
-        let minute = Duration::from_secs(60);
+        let minute = Duration::from_mins(1);
         assert!(!has_passed(&text, minute, start + minute));
         assert!(has_passed(&text, minute, start + minute + Duration::from_micros(1)));
         assert!(has_passed("yesterday", minute, start));

@@ -239,7 +239,7 @@ impl Cluster {
         let request = Request::new(Kind::Pod.path(&self.namespace))
             .logs(pod, params)
             .map_err(|error| bad_request("read logs", &object, error))?;
-        match tokio::time::timeout(CALL_TIMEOUT, self.client.request_text(request)).await {
+        match tokio::time::timeout(CALL_TIMEOUT, Box::pin(self.client.request_text(request))).await {
             Ok(answer) => answer.map_err(|error| self.explain("read logs", &object, error)),
             Err(_) => Err(self.silent("read logs")),
         }
@@ -270,7 +270,7 @@ impl Cluster {
         request: Result<http::Request<Vec<u8>>, kube::core::request::Error>,
     ) -> Result<Value> {
         let request = request.map_err(|error| bad_request(stage, object, error))?;
-        match tokio::time::timeout(CALL_TIMEOUT, self.client.request::<Value>(request)).await {
+        match tokio::time::timeout(CALL_TIMEOUT, Box::pin(self.client.request::<Value>(request))).await {
             Ok(answer) => answer.map_err(|error| self.explain(stage, object, error)),
             Err(_) => Err(self.silent(stage)),
         }

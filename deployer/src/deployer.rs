@@ -40,8 +40,8 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             poll: Duration::from_millis(500),
-            outage: Duration::from_secs(300),
-            lock: Duration::from_secs(60),
+            outage: Duration::from_mins(5),
+            lock: Duration::from_mins(1),
             history: 10,
             patience: Patience::default(),
         }
@@ -192,7 +192,7 @@ impl Deployer {
             record: record.clone(),
             rollback_of: None,
         };
-        self.lock().hold(spec.name(), release::run(self, job, progress)).await
+        Box::pin(self.lock().hold(spec.name(), release::run(self, job, progress))).await
     }
 
     /// Returns to the last good release before the one that runs, as a whole.
@@ -228,7 +228,7 @@ impl Deployer {
             }
             Ok(outcome)
         };
-        self.lock().hold(app, work).await
+        Box::pin(self.lock().hold(app, work)).await
     }
 
     async fn withdraw(&self, app: &str, number: u64, history: &[Stored]) -> Result<()> {

@@ -1,5 +1,6 @@
 //! The history of an application: one ConfigMap per release, enough to explain it and to go back.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -148,7 +149,7 @@ pub(crate) async fn history(cluster: &Cluster, app: &str) -> Result<Vec<Stored>>
     let labels = format!("{NAME_LABEL}={app},{PREFIX}/release");
     let found = cluster.list("read history", Kind::ConfigMap, &labels).await?;
     let mut history: Vec<_> = found.iter().filter_map(parse).collect();
-    history.sort_by(|a, b| b.release.number.cmp(&a.release.number));
+    history.sort_by_key(|stored| Reverse(stored.release.number));
     Ok(history)
 }
 

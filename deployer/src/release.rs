@@ -38,7 +38,7 @@ pub(crate) async fn run(deployer: &Deployer, job: Job, sink: Sink<'_>) -> Result
     let mut entry = begin(deployer, &job, record::next_number(&history));
     save(deployer, &job.app, &entry).await?;
     let outcome = match roll_out(deployer, &job.app, &entry.manifests, sink).await {
-        Ok(Verdict::Failed(cause)) if is_interference(cause.kind) => Err(interference(&job.app, cause)),
+        Ok(Verdict::Failed(cause)) if is_interference(cause.kind) => Err(interference(&job.app, &cause)),
         Ok(Verdict::Failed(cause)) => {
             Ok(fail(deployer, &mut entry, cause, fallback.as_ref(), (&job.app, sink)).await)
         }
@@ -105,7 +105,7 @@ fn is_interference(kind: CauseKind) -> bool {
 }
 
 /// Somebody else changed the Deployment on purpose: that is not ours to roll back.
-fn interference(app: &str, cause: Cause) -> Error {
+fn interference(app: &str, cause: &Cause) -> Error {
     Error::new(ErrorKind::Conflict, "roll out", app, cause.to_string()).with_hint(cause.hint())
 }
 

@@ -254,8 +254,8 @@ mod tests {
     #[test]
     fn the_manifests_are_these_bytes() {
         let yaml = to_yaml(&render(&golden_spec(), "prod").expect("renders"));
-        let golden = include_str!("../tests/golden/flask.yaml");
-        assert_eq!(yaml, golden, "tests/golden/flask.yaml holds other manifests");
+        let golden = include_str!("golden/flask.yaml");
+        assert_eq!(yaml, golden, "src/golden/flask.yaml holds other manifests");
     }
 
     #[test]

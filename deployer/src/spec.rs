@@ -91,7 +91,7 @@ impl AppSpec {
             pull_secrets: Vec::new(),
             resources: Resources::default(),
             readiness_path: "/healthz".to_owned(),
-            startup: Duration::from_secs(120),
+            startup: Duration::from_mins(2),
             min_ready: Duration::from_secs(2),
             progress_deadline: None,
         }
@@ -197,13 +197,8 @@ impl AppSpec {
     /// The progress deadline in force. Kubernetes demands that it exceeds the minimum ready time.
     pub fn progress_deadline(&self) -> Duration {
         self.progress_deadline
-            .unwrap_or(self.startup + self.min_ready + Duration::from_secs(300))
+            .unwrap_or(self.startup + self.min_ready + Duration::from_mins(5))
             .max(self.min_ready + Duration::from_secs(1))
-    }
-
-    /// How long a running replica may stay unready before its probes have said no for good.
-    pub(crate) fn startup(&self) -> Duration {
-        self.startup
     }
 
     /// Checks the rules a manifest would otherwise break halfway through an apply.

@@ -63,10 +63,9 @@ impl Fate {
                 (pull("failed to authorize: 401 Unauthorized"), json!({}), 0, false)
             }
             Self::Ready | Self::DeniedAtFirst => (running, json!({}), 0, true),
-            Self::NeverReady => (running, json!({}), 0, false),
             Self::Crashes if restarts > 0 => (backoff(), ended("Error", 3), restarts, false),
             Self::OutOfMemory if restarts > 0 => (backoff(), ended("OOMKilled", 137), restarts, false),
-            Self::Crashes | Self::OutOfMemory => (running, json!({}), 0, false),
+            Self::NeverReady | Self::Crashes | Self::OutOfMemory => (running, json!({}), 0, false),
         };
         json!({
             "name": "", "image": image, "imageID": "", "ready": ready, "started": ready,
