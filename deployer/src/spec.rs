@@ -205,7 +205,9 @@ impl AppSpec {
     pub(crate) fn validate(&self) -> Result<()> {
         self.validate_names()?;
         if self.replicas == 0 {
-            return Err(self.invalid("asks for no replica").with_hint("ask for at least one"));
+            return Err(self
+                .invalid("asks for no replica")
+                .with_hint("ask for at least one"));
         }
         if self.port < 1024 {
             return Err(self
@@ -234,7 +236,9 @@ impl AppSpec {
                 return Err(self.invalid(format!("{name:?} is not a Secret name")));
             }
         }
-        if let Expose::LoadBalancer { azure_dns_label: Some(label) } = &self.expose
+        if let Expose::LoadBalancer {
+            azure_dns_label: Some(label),
+        } = &self.expose
             && !(is_dns_label(label) && label.len() >= 3)
         {
             return Err(self
@@ -245,7 +249,12 @@ impl AppSpec {
     }
 
     fn invalid(&self, detail: impl Into<String>) -> Error {
-        Error::new(ErrorKind::Invalid, "render", format!("`{}`", self.name), detail)
+        Error::new(
+            ErrorKind::Invalid,
+            "render",
+            format!("`{}`", self.name),
+            detail,
+        )
     }
 }
 
@@ -254,10 +263,13 @@ pub(crate) fn check_app_name(name: &str) -> Result<()> {
     if is_dns_label(name) {
         return Ok(());
     }
-    Err(
-        Error::new(ErrorKind::Invalid, "render", format!("{name:?}"), "is not an application name")
-            .with_hint("use 1 to 63 lower case letters, digits and hyphens, a letter first"),
+    Err(Error::new(
+        ErrorKind::Invalid,
+        "render",
+        format!("{name:?}"),
+        "is not an application name",
     )
+    .with_hint("use 1 to 63 lower case letters, digits and hyphens, a letter first"))
 }
 
 /// Checks the name of a namespace, which is a label that may start with a digit (RFC 1123).
@@ -265,8 +277,13 @@ pub(crate) fn check_namespace(name: &str) -> Result<()> {
     if is_subdomain(name) && !name.contains('.') && name.len() <= 63 {
         return Ok(());
     }
-    Err(Error::new(ErrorKind::Invalid, "render", format!("{name:?}"), "is not a namespace name")
-        .with_hint("use 1 to 63 lower case letters, digits and hyphens"))
+    Err(Error::new(
+        ErrorKind::Invalid,
+        "render",
+        format!("{name:?}"),
+        "is not a namespace name",
+    )
+    .with_hint("use 1 to 63 lower case letters, digits and hyphens"))
 }
 
 fn is_dns_label(name: &str) -> bool {
@@ -310,7 +327,17 @@ mod tests {
         for good in ["a", "digits", "digits-2", &"x".repeat(63)] {
             spec(good).validate().expect(good);
         }
-        for bad in ["", "Digits", "2digits", "-a", "a-", "a.b", "a_b", "a/../b", &"x".repeat(64)] {
+        for bad in [
+            "",
+            "Digits",
+            "2digits",
+            "-a",
+            "a-",
+            "a.b",
+            "a_b",
+            "a/../b",
+            &"x".repeat(64),
+        ] {
             let error = spec(bad).validate().expect_err(bad);
             assert_eq!(error.kind(), ErrorKind::Invalid, "{bad}");
         }
@@ -327,7 +354,9 @@ mod tests {
             app().with_readiness_path("healthz"),
             app().with_pull_secret("No_Such"),
             app().with_startup_time(Duration::ZERO),
-            app().with_expose(Expose::LoadBalancer { azure_dns_label: Some("ab".into()) }),
+            app().with_expose(Expose::LoadBalancer {
+                azure_dns_label: Some("ab".into()),
+            }),
         ] {
             assert!(bad.validate().is_err(), "{bad:?}");
         }
