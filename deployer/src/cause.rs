@@ -223,7 +223,7 @@ pub(crate) fn signs(pod: &PodView, context: Context<'_>) -> Vec<Sign> {
             let cause = Cause::new(CauseKind::NotReady, &object, message);
             found.push(Sign {
                 cause,
-                grace: Some(context.startup + context.patience.margin),
+                grace: Some(context.startup.saturating_add(context.patience.margin)),
             });
         }
     }

@@ -373,3 +373,21 @@ fn essence(mut object: Value) -> Value {
     }
     object
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spawnable<T: Send + 'static>(_: &T) {}
+
+    /// Whoever runs several releases spawns them. Compiled, never run.
+    #[expect(dead_code, reason = "the compiler is the judge")]
+    fn a_release_can_be_spawned(deployer: Deployer, spec: AppSpec, record: ReleaseRecord) {
+        spawnable(&async move {
+            let released = deployer.release(&spec, &record, &|_| {}).await;
+            let returned = deployer.rollback(spec.name(), &|_| {}).await;
+            let status = deployer.status(spec.name()).await;
+            (released, returned, status)
+        });
+    }
+}

@@ -362,7 +362,8 @@ fn overdue(
             && condition.reason == "ProgressDeadlineExceeded"
             && state.target.stale_verdict.as_ref() != Some(&condition.updated)
     });
-    let still = now.saturating_sub(state.moved_at) > state.target.deadline + DEADLINE_MARGIN;
+    let still =
+        now.saturating_sub(state.moved_at) > state.target.deadline.saturating_add(DEADLINE_MARGIN);
     if judged.is_none() && !still {
         return None;
     }

@@ -197,8 +197,12 @@ impl AppSpec {
     /// The progress deadline in force. Kubernetes demands that it exceeds the minimum ready time.
     pub fn progress_deadline(&self) -> Duration {
         self.progress_deadline
-            .unwrap_or(self.startup + self.min_ready + Duration::from_mins(5))
-            .max(self.min_ready + Duration::from_secs(1))
+            .unwrap_or(
+                self.startup
+                    .saturating_add(self.min_ready)
+                    .saturating_add(Duration::from_mins(5)),
+            )
+            .max(self.min_ready.saturating_add(Duration::from_secs(1)))
     }
 
     /// Checks the rules a manifest would otherwise break halfway through an apply.

@@ -60,7 +60,7 @@ impl Deployer {
     pub async fn wait_for_address(&self, app: &str, timeout: Duration) -> Result<Address> {
         const STAGE: &str = "wait for address";
         check_app_name(app)?;
-        let end = Instant::now() + timeout;
+        let begin = Instant::now();
         loop {
             match self.cluster.get(STAGE, Kind::Service, app).await {
                 Ok(Some(service)) => {
@@ -77,10 +77,15 @@ impl Deployer {
                 Err(error) if error.is_retryable() => {}
                 Err(error) => return Err(error),
             }
-            if Instant::now() >= end {
+            if begin.elapsed() >= timeout {
                 return Err(self.no_address(app, timeout).await);
             }
-            tokio::time::sleep(self.limits.poll.min(end - Instant::now())).await;
+            tokio::time::sleep(
+                self.limits
+                    .poll
+                    .min(timeout.saturating_sub(begin.elapsed())),
+            )
+            .await;
         }
     }
 
