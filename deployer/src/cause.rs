@@ -64,7 +64,9 @@ impl CauseKind {
             Self::Crash => "read the log lines: the application ends by itself",
             Self::PodsRejected => "raise the quota, or meet the policy the message names",
             Self::Unschedulable => "add nodes, or ask for less processor time and memory",
-            Self::NotReady => "see what the readiness path answers; allow more startup time if it is slow",
+            Self::NotReady => {
+                "see what the readiness path answers; allow more startup time if it is slow"
+            }
             Self::RegistryUnavailable => "check that the nodes reach the registry",
             Self::Superseded | Self::Deleted => "let one program at a time change the Deployment",
             Self::DeadlineExceeded => "see the events of the Deployment and its pods",
@@ -113,7 +115,11 @@ impl Cause {
         object: impl Into<String>,
         message: impl Into<String>,
     ) -> Self {
-        Self { kind, object: object.into(), message: message.into() }
+        Self {
+            kind,
+            object: object.into(),
+            message: message.into(),
+        }
     }
 
     /// What to do about it.
@@ -125,7 +131,11 @@ impl Cause {
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({})", self.kind, self.object)?;
-        if self.message.is_empty() { Ok(()) } else { write!(f, ": {}", self.message) }
+        if self.message.is_empty() {
+            Ok(())
+        } else {
+            write!(f, ": {}", self.message)
+        }
     }
 }
 
@@ -158,8 +168,8 @@ impl Default for Patience {
             denied: Duration::from_secs(90),
             config: Duration::from_secs(20),
             rejected: Duration::from_secs(10),
-            unschedulable: Duration::from_secs(60),
-            scaling_up: Duration::from_secs(600),
+            unschedulable: Duration::from_mins(1),
+            scaling_up: Duration::from_mins(10),
             margin: Duration::from_secs(10),
             restarts: 2,
         }
@@ -194,10 +204,16 @@ pub(crate) fn signs(pod: &PodView, context: Context<'_>) -> Vec<Sign> {
     let object = format!("pod/{}", pod.name);
     if let Some(condition) = &pod.unscheduled {
         let patience = context.patience;
-        let grace =
-            if context.scaling_up { patience.scaling_up } else { patience.unschedulable };
+        let grace = if context.scaling_up {
+            patience.scaling_up
+        } else {
+            patience.unschedulable
+        };
         let cause = Cause::new(CauseKind::Unschedulable, &object, &condition.message);
-        found.push(Sign { cause, grace: Some(grace) });
+        found.push(Sign {
+            cause,
+            grace: Some(grace),
+        });
     }
     for container in pod.containers.iter().filter(|container| !container.ready) {
         found.extend(waiting_sign(&object, container, context));
@@ -205,7 +221,10 @@ pub(crate) fn signs(pod: &PodView, context: Context<'_>) -> Vec<Sign> {
         if container.state == ContainerState::Running {
             let message = format!("container {} runs and is not ready", container.name);
             let cause = Cause::new(CauseKind::NotReady, &object, message);
-            found.push(Sign { cause, grace: Some(context.startup + context.patience.margin) });
+            found.push(Sign {
+                cause,
+                grace: Some(context.startup.saturating_add(context.patience.margin)),
+            });
         }
     }
     found
@@ -214,9 +233,15 @@ pub(crate) fn signs(pod: &PodView, context: Context<'_>) -> Vec<Sign> {
 /// The sign of a ReplicaSet whose pods are refused.
 pub(crate) fn rejection(set: &ReplicaSetView, patience: &Patience) -> Option<Sign> {
     let failure = set.failure.as_ref()?;
-    let cause =
-        Cause::new(CauseKind::PodsRejected, format!("replicaset/{}", set.name), &failure.message);
-    Some(Sign { cause, grace: Some(patience.rejected) })
+    let cause = Cause::new(
+        CauseKind::PodsRejected,
+        format!("replicaset/{}", set.name),
+        &failure.message,
+    );
+    Some(Sign {
+        cause,
+        grace: Some(patience.rejected),
+    })
 }
 
 fn waiting_sign(object: &str, container: &ContainerView, context: Context<'_>) -> Option<Sign> {
@@ -239,17 +264,22 @@ fn waiting_sign(object: &str, container: &ContainerView, context: Context<'_>) -
         "CreateContainerError" | "RunContainerError" => (start(message), Some(patience.config)),
         _ => return None,
     };
-    Some(Sign { cause: Cause::new(kind, object, format!("{reason}: {message}")), grace })
+    Some(Sign {
+        cause: Cause::new(kind, object, format!("{reason}: {message}")),
+        grace,
+    })
 }
 
 /// Whether the message is the kubelet's bare back-off, which repeats no reason.
 pub(crate) fn is_bare_backoff(pod: &PodView) -> bool {
-    pod.containers.iter().any(|container| match &container.state {
-        ContainerState::Waiting { reason, message } => {
-            reason == "ImagePullBackOff" && !message.contains("ErrImagePull")
-        }
-        _ => false,
-    })
+    pod.containers
+        .iter()
+        .any(|container| match &container.state {
+            ContainerState::Waiting { reason, message } => {
+                reason == "ImagePullBackOff" && !message.contains("ErrImagePull")
+            }
+            _ => false,
+        })
 }
 
 /// Reads a pull failure. References and URLs are left out first: their names prove nothing.
@@ -263,9 +293,20 @@ fn pull(message: &str, patience: &Patience) -> (CauseKind, Option<Duration>) {
     let says = |needles: &[&str]| needles.iter().any(|needle| words.contains(needle));
     if says(&["no match for platform"]) {
         (CauseKind::WrongPlatform, Some(patience.image))
-    } else if says(&["unauthorized", "forbidden", "denied", "failed to authorize", "authentication required"]) {
+    } else if says(&[
+        "unauthorized",
+        "forbidden",
+        "denied",
+        "failed to authorize",
+        "authentication required",
+    ]) {
         (CauseKind::ImageDenied, Some(patience.denied))
-    } else if says(&["not found", "manifest unknown", "name unknown", "= notfound"]) {
+    } else if says(&[
+        "not found",
+        "manifest unknown",
+        "name unknown",
+        "= notfound",
+    ]) {
         (CauseKind::ImageNotFound, Some(patience.image))
     } else {
         (CauseKind::RegistryUnavailable, None)
@@ -291,14 +332,18 @@ fn ended_sign(object: &str, container: &ContainerView, context: Context<'_>) -> 
     let ends = container.restarts + u64::from(now);
     let after = |enough: u64| (ends >= enough && !context.ever_ready).then_some(Duration::ZERO);
     let (kind, grace) = match ended.reason.as_str() {
-        "StartError" | "ContainerCannotRun" => {
-            (start(&ended.message), after(2).or(Some(context.patience.config)))
-        }
+        "StartError" | "ContainerCannotRun" => (
+            start(&ended.message),
+            after(2).or(Some(context.patience.config)),
+        ),
         "OOMKilled" => (CauseKind::OutOfMemory, after(2)),
         _ => (CauseKind::Crash, after(context.patience.restarts + 1)),
     };
     let message = describe(container, ended, ends);
-    Some(Sign { cause: Cause::new(kind, object, message), grace })
+    Some(Sign {
+        cause: Cause::new(kind, object, message),
+        grace,
+    })
 }
 
 fn describe(container: &ContainerView, ended: &Ended, ends: u64) -> String {
@@ -324,13 +369,23 @@ mod tests {
             "status": { "phase": "Pending", "containerStatuses": [status] },
         }));
         let patience = Patience::default();
-        let startup = Duration::from_secs(60);
-        signs(&pod, Context { patience: &patience, startup, ever_ready, scaling_up: false })
+        let startup = Duration::from_mins(1);
+        signs(
+            &pod,
+            Context {
+                patience: &patience,
+                startup,
+                ever_ready,
+                scaling_up: false,
+            },
+        )
     }
 
     fn waiting(reason: &str, message: &str) -> Option<(CauseKind, Option<u64>)> {
         let status = json!({ "state": { "waiting": { "reason": reason, "message": message } } });
-        read(&status, false).first().map(|s| (s.cause.kind, s.grace.map(|grace| grace.as_secs())))
+        read(&status, false)
+            .first()
+            .map(|s| (s.cause.kind, s.grace.map(|grace| grace.as_secs())))
     }
 
     /// The messages are those of a 1.36 kubelet with containerd.
@@ -341,15 +396,39 @@ mod tests {
         let denied = "failed to authorize: failed to fetch anonymous token: unexpected status from GET request to https://r.invalid/oauth2/token: 401 Unauthorized";
         let platform = "no match for platform in manifest: not found";
         for (reason, message, expected) in [
-            ("ErrImagePull", not_found, Some((K::ImageNotFound, Some(12)))),
-            ("ImagePullBackOff", not_found, Some((K::ImageNotFound, Some(12)))),
+            (
+                "ErrImagePull",
+                not_found,
+                Some((K::ImageNotFound, Some(12))),
+            ),
+            (
+                "ImagePullBackOff",
+                not_found,
+                Some((K::ImageNotFound, Some(12))),
+            ),
             ("ErrImagePull", denied, Some((K::ImageDenied, Some(90)))),
             ("ErrImagePull", platform, Some((K::WrongPlatform, Some(12)))),
-            ("ErrImagePull", "dial tcp: i/o timeout", Some((K::RegistryUnavailable, None))),
+            (
+                "ErrImagePull",
+                "dial tcp: i/o timeout",
+                Some((K::RegistryUnavailable, None)),
+            ),
             ("InvalidImageName", "", Some((K::ImageInvalid, Some(0)))),
-            ("CreateContainerConfigError", "secret \"x\" not found", Some((K::ConfigMissing, Some(20)))),
-            ("CreateContainerConfigError", "failed to sync secret cache: timed out", Some((K::ConfigMissing, None))),
-            ("RunContainerError", "exec /app: exec format error", Some((K::WrongPlatform, Some(20)))),
+            (
+                "CreateContainerConfigError",
+                "secret \"x\" not found",
+                Some((K::ConfigMissing, Some(20))),
+            ),
+            (
+                "CreateContainerConfigError",
+                "failed to sync secret cache: timed out",
+                Some((K::ConfigMissing, None)),
+            ),
+            (
+                "RunContainerError",
+                "exec /app: exec format error",
+                Some((K::WrongPlatform, Some(20))),
+            ),
             ("ContainerCreating", "", None),
             ("PodInitializing", "", None),
         ] {
@@ -383,8 +462,16 @@ mod tests {
         };
         for (reason, message, kind) in [
             ("OOMKilled", "", CauseKind::OutOfMemory),
-            ("StartError", "exec: \"nosuch\": executable file not found in $PATH", CauseKind::StartFailed),
-            ("StartError", "exec /app: exec format error", CauseKind::WrongPlatform),
+            (
+                "StartError",
+                "exec: \"nosuch\": executable file not found in $PATH",
+                CauseKind::StartFailed,
+            ),
+            (
+                "StartError",
+                "exec /app: exec format error",
+                CauseKind::WrongPlatform,
+            ),
         ] {
             let signs = read(&status(reason, message), false);
             assert_eq!(signs[0].cause.kind, kind);

@@ -18,7 +18,9 @@ pub(crate) fn has_passed(text: &str, length: Duration, now: SystemTime) -> bool 
     let Ok(start) = DateTime::parse_from_rfc3339(text) else {
         return true;
     };
-    SystemTime::from(start).checked_add(length).is_none_or(|end| end < now)
+    SystemTime::from(start)
+        .checked_add(length)
+        .is_none_or(|end| end < now)
 }
 
 #[cfg(test)]
@@ -30,9 +32,13 @@ mod tests {
         let start = SystemTime::UNIX_EPOCH + Duration::from_micros(1_700_000_000_000_001);
         let text = format(start);
         assert_eq!(text, "2023-11-14T22:13:20.000001Z");
-        let minute = Duration::from_secs(60);
+        let minute = Duration::from_mins(1);
         assert!(!has_passed(&text, minute, start + minute));
-        assert!(has_passed(&text, minute, start + minute + Duration::from_micros(1)));
+        assert!(has_passed(
+            &text,
+            minute,
+            start + minute + Duration::from_micros(1)
+        ));
         assert!(has_passed("yesterday", minute, start));
     }
 }

@@ -71,12 +71,18 @@ impl Kind {
 
     pub(crate) fn of(object: &Value) -> Option<Self> {
         let (version, kind) = (text(object, "/apiVersion"), text(object, "/kind"));
-        Self::ALL.into_iter().find(|k| k.names().0 == version && k.names().1 == kind)
+        Self::ALL
+            .into_iter()
+            .find(|k| k.names().0 == version && k.names().1 == kind)
     }
 
     fn path(self, namespace: &str) -> String {
         let (version, _, plural) = self.names();
-        let root = if version == "v1" { "/api/v1".to_owned() } else { format!("/apis/{version}") };
+        let root = if version == "v1" {
+            "/api/v1".to_owned()
+        } else {
+            format!("/apis/{version}")
+        };
         if self == Self::Namespace {
             format!("{root}/{plural}")
         } else {
@@ -109,7 +115,11 @@ pub(crate) struct Cluster {
 
 impl Cluster {
     pub(crate) fn new(client: kube::Client, server: String, namespace: String) -> Self {
-        Self { client, server, namespace }
+        Self {
+            client,
+            server,
+            namespace,
+        }
     }
 
     pub(crate) fn namespace(&self) -> &str {
@@ -177,7 +187,12 @@ impl Cluster {
         let name = text(object, "/metadata/name");
         let kind = Kind::of(object).ok_or_else(|| {
             let kind = text(object, "/kind");
-            Error::new(ErrorKind::Invalid, stage, format!("{kind}/{name}"), "is of an unknown kind")
+            Error::new(
+                ErrorKind::Invalid,
+                stage,
+                format!("{kind}/{name}"),
+                "is of an unknown kind",
+            )
         })?;
         let mut params = PatchParams::apply(how.manager).validation_strict();
         params.force = how.force;
@@ -197,7 +212,12 @@ impl Cluster {
     ) -> Result<Value> {
         let body = object.to_string().into_bytes();
         let request = Request::new(kind.path(&self.namespace)).create(&PostParams::default(), body);
-        self.call(stage, &kind.object(&text(object, "/metadata/name")), request).await
+        self.call(
+            stage,
+            &kind.object(&text(object, "/metadata/name")),
+            request,
+        )
+        .await
     }
 
     /// Replaces an object; `Conflict` when its resource version is no longer this one.
@@ -230,7 +250,9 @@ impl Cluster {
             ..Default::default()
         };
         let request = Request::new(kind.path(&self.namespace)).delete(name, &params);
-        self.call(stage, &kind.object(name), request).await.map(drop)
+        self.call(stage, &kind.object(name), request)
+            .await
+            .map(drop)
     }
 
     /// The last lines of a container's log.
@@ -239,7 +261,8 @@ impl Cluster {
         let request = Request::new(Kind::Pod.path(&self.namespace))
             .logs(pod, params)
             .map_err(|error| bad_request("read logs", &object, error))?;
-        match tokio::time::timeout(CALL_TIMEOUT, self.client.request_text(request)).await {
+        match tokio::time::timeout(CALL_TIMEOUT, Box::pin(self.client.request_text(request))).await
+        {
             Ok(answer) => answer.map_err(|error| self.explain("read logs", &object, error)),
             Err(_) => Err(self.silent("read logs")),
         }
@@ -270,7 +293,12 @@ impl Cluster {
         request: Result<http::Request<Vec<u8>>, kube::core::request::Error>,
     ) -> Result<Value> {
         let request = request.map_err(|error| bad_request(stage, object, error))?;
-        match tokio::time::timeout(CALL_TIMEOUT, self.client.request::<Value>(request)).await {
+        match tokio::time::timeout(
+            CALL_TIMEOUT,
+            Box::pin(self.client.request::<Value>(request)),
+        )
+        .await
+        {
             Ok(answer) => answer.map_err(|error| self.explain(stage, object, error)),
             Err(_) => Err(self.silent(stage)),
         }
@@ -287,18 +315,29 @@ impl Cluster {
             kube::Error::Api(status) => explain_status(stage, object, &status),
             kube::Error::Auth(_) => {
                 // The cause may quote what a credential plugin printed; it is left out.
-                Error::new(ErrorKind::Unauthorized, stage, &self.server, "no credentials to be had")
-                    .with_hint("sign in again, or check the user in the kubeconfig")
+                Error::new(
+                    ErrorKind::Unauthorized,
+                    stage,
+                    &self.server,
+                    "no credentials to be had",
+                )
+                .with_hint("sign in again, or check the user in the kubeconfig")
             }
-            kube::Error::SerdeError(source) => {
-                Error::new(ErrorKind::Unavailable, stage, object, "the answer is not JSON")
-                    .with_source(source)
-            }
-            other => {
-                Error::new(ErrorKind::Unreachable, stage, &self.server, "the API server cannot be reached")
-                    .with_hint("check that the cluster runs and that its address is reachable from here")
-                    .with_source(other)
-            }
+            kube::Error::SerdeError(source) => Error::new(
+                ErrorKind::Unavailable,
+                stage,
+                object,
+                "the answer is not JSON",
+            )
+            .with_source(source),
+            other => Error::new(
+                ErrorKind::Unreachable,
+                stage,
+                &self.server,
+                "the API server cannot be reached",
+            )
+            .with_hint("check that the cluster runs and that its address is reachable from here")
+            .with_source(other),
         }
     }
 }
@@ -315,8 +354,11 @@ fn explain_status(stage: &'static str, object: &str, status: &Status) -> Error {
         404 if message.starts_with("namespaces ") => new(ErrorKind::NotFound, message)
             .with_hint("create the namespace first, or let the deployer create it"),
         404 => new(ErrorKind::NotFound, message),
-        401 => new(ErrorKind::Unauthorized, "the cluster does not accept these credentials")
-            .with_hint("sign in again: the token may have expired"),
+        401 => new(
+            ErrorKind::Unauthorized,
+            "the cluster does not accept these credentials",
+        )
+        .with_hint("sign in again: the token may have expired"),
         403 if message.contains("exceeded quota") || message.contains("violates PodSecurity") => {
             new(ErrorKind::Forbidden, message).with_hint("meet the namespace's quota or policy")
         }
@@ -324,12 +366,20 @@ fn explain_status(stage: &'static str, object: &str, status: &Status) -> Error {
             .with_hint("grant this user the verb and resource the message names in this namespace"),
         409 => conflict(stage, object, status),
         400 | 413 | 415 | 422 => new(ErrorKind::Invalid, message),
-        // A field the schema does not know comes back as an internal error under apply.
-        500 if message.contains("typed patch object") || message.contains("not declared in schema") => {
-            new(ErrorKind::Invalid, message)
-        }
+        // Under apply, a field or value the schema does not know comes back as an internal error.
+        500 if is_schema_error(message) => new(ErrorKind::Invalid, message),
         _ => new(ErrorKind::Unavailable, message),
     }
+}
+
+fn is_schema_error(message: &str) -> bool {
+    [
+        "typed patch object",
+        "not declared in schema",
+        "unable to convert unstructured object",
+    ]
+    .iter()
+    .any(|sign| message.contains(sign))
 }
 
 fn conflict(stage: &'static str, object: &str, status: &Status) -> Error {

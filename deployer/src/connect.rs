@@ -28,9 +28,15 @@ pub(crate) async fn from_yaml(yaml: &str, context: Option<&str>) -> Result<Conne
     connect("text", kubeconfig, context).await
 }
 
-async fn connect(object: &str, kubeconfig: Kubeconfig, context: Option<&str>) -> Result<Connection> {
-    let options =
-        KubeConfigOptions { context: context.map(str::to_owned), ..KubeConfigOptions::default() };
+async fn connect(
+    object: &str,
+    kubeconfig: Kubeconfig,
+    context: Option<&str>,
+) -> Result<Connection> {
+    let options = KubeConfigOptions {
+        context: context.map(str::to_owned),
+        ..KubeConfigOptions::default()
+    };
     let config = Config::from_custom_kubeconfig(kubeconfig, &options)
         .await
         .map_err(|error| explain(object, error))?;
@@ -44,7 +50,9 @@ async fn connect(object: &str, kubeconfig: Kubeconfig, context: Option<&str>) ->
             "its user has no usable credentials",
         )
         .with_hint("sign in again, or check that the credential plugin it names is installed"),
-        other => Error::new(ErrorKind::Invalid, STAGE, object, "makes no client").with_source(other),
+        other => {
+            Error::new(ErrorKind::Invalid, STAGE, object, "makes no client").with_source(other)
+        }
     })?;
     Ok(Connection { client, server })
 }
@@ -72,8 +80,9 @@ fn explain(object: &str, error: KubeconfigError) -> Error {
         // The parser quotes the text around the mistake, which may hold a token.
         KubeconfigError::Parse(_) => new(ErrorKind::Invalid, "is not a kubeconfig")
             .with_hint("check that the file is whole; fetch it again if it is not"),
-        KubeconfigError::CurrentContextNotSet => new(ErrorKind::Invalid, "names no current context")
-            .with_hint("name the context to use"),
+        KubeconfigError::CurrentContextNotSet => {
+            new(ErrorKind::Invalid, "names no current context").with_hint("name the context to use")
+        }
         KubeconfigError::LoadContext(name) => {
             new(ErrorKind::Invalid, &format!("has no context {name:?}"))
                 .with_hint("name one of its contexts")

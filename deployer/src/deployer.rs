@@ -40,8 +40,8 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             poll: Duration::from_millis(500),
-            outage: Duration::from_secs(300),
-            lock: Duration::from_secs(60),
+            outage: Duration::from_mins(5),
+            lock: Duration::from_mins(1),
             history: 10,
             patience: Patience::default(),
         }
@@ -77,7 +77,13 @@ impl fmt::Debug for Deployer {
 impl Deployer {
     /// Releases into `namespace` through `client`, as field manager `modelship`.
     pub fn new(client: kube::Client, namespace: impl Into<String>) -> Self {
-        Self::over(Connection { client, server: "the API server".to_owned() }, namespace.into())
+        Self::over(
+            Connection {
+                client,
+                server: "the API server".to_owned(),
+            },
+            namespace.into(),
+        )
     }
 
     /// Connects as the kubeconfig file at `path` says, in its current or the given context.
@@ -192,7 +198,11 @@ impl Deployer {
             record: record.clone(),
             rollback_of: None,
         };
-        self.lock().hold(spec.name(), release::run(self, job, progress)).await
+        Box::pin(
+            self.lock()
+                .hold(spec.name(), release::run(self, job, progress)),
+        )
+        .await
     }
 
     /// Returns to the last good release before the one that runs, as a whole.
@@ -211,8 +221,13 @@ impl Deployer {
         let work = async {
             let history = record::history(&self.cluster, app).await?;
             let none = || {
-                Error::new(ErrorKind::NotFound, "roll back", app, "there is no earlier good release")
-                    .with_hint("release a version that is known to work")
+                Error::new(
+                    ErrorKind::NotFound,
+                    "roll back",
+                    app,
+                    "there is no earlier good release",
+                )
+                .with_hint("release a version that is known to work")
             };
             let target = record::previous(&history).ok_or_else(none)?;
             let current = record::running(&history).map(|stored| stored.release.number);
@@ -220,7 +235,7 @@ impl Deployer {
                 app: app.to_owned(),
                 manifests: target.manifests.clone(),
                 record: target.release.record.clone(),
-                rollback_of: Some(target.release.number),
+                rollback_of: Some(record::origin(target)),
             };
             let outcome = release::run(self, job, progress).await?;
             if let (Outcome::Available { .. }, Some(current)) = (&outcome, current) {
@@ -228,11 +243,14 @@ impl Deployer {
             }
             Ok(outcome)
         };
-        self.lock().hold(app, work).await
+        Box::pin(self.lock().hold(app, work)).await
     }
 
     async fn withdraw(&self, app: &str, number: u64, history: &[Stored]) -> Result<()> {
-        let Some(found) = history.iter().find(|stored| stored.release.number == number) else {
+        let Some(found) = history
+            .iter()
+            .find(|stored| stored.release.number == number)
+        else {
             return Ok(());
         };
         let mut stored = found.clone();
@@ -241,7 +259,11 @@ impl Deployer {
     }
 
     pub(crate) fn apply_with(&self, dry_run: bool) -> Apply<'_> {
-        Apply { manager: &self.manager, dry_run, force: self.take_ownership }
+        Apply {
+            manager: &self.manager,
+            dry_run,
+            force: self.take_ownership,
+        }
     }
 
     fn lock(&self) -> Lock {
@@ -282,10 +304,18 @@ impl Deployer {
                     },
                 });
                 let how = self.apply_with(false);
-                self.cluster.apply("create namespace", &namespace, how).await.map(drop)
+                self.cluster
+                    .apply("create namespace", &namespace, how)
+                    .await
+                    .map(drop)
             }
-            Ok(None) => Err(Error::new(ErrorKind::NotFound, STAGE, name, "there is no such namespace")
-                .with_hint("create the namespace first, or let the deployer create it")),
+            Ok(None) => Err(Error::new(
+                ErrorKind::NotFound,
+                STAGE,
+                name,
+                "there is no such namespace",
+            )
+            .with_hint("create the namespace first, or let the deployer create it")),
             // Who may deploy into a namespace need not be allowed to look at namespaces.
             Err(error) if error.kind() == ErrorKind::Forbidden => Ok(()),
             Err(error) => Err(error),
@@ -297,7 +327,10 @@ impl Deployer {
     async fn is_live(&self, manifests: &[Value]) -> Result<bool> {
         let mut same = true;
         for manifest in manifests {
-            let applied = self.cluster.apply("dry run", manifest, self.apply_with(true)).await?;
+            let applied = self
+                .cluster
+                .apply("dry run", manifest, self.apply_with(true))
+                .await?;
             let live = self.live(manifest).await?;
             same &= live.is_some_and(|live| essence(live) == essence(applied));
         }
@@ -320,7 +353,11 @@ fn unchanged(history: &[Stored], record: &ReleaseRecord) -> Option<Outcome> {
         && running.release.record.release_key == record.release_key;
     same.then(|| Outcome::Unchanged {
         release: running.release.number,
-        image: running.manifests.last().map(image_of_deployment).unwrap_or_default(),
+        image: running
+            .manifests
+            .last()
+            .map(image_of_deployment)
+            .unwrap_or_default(),
     })
 }
 
@@ -335,4 +372,22 @@ fn essence(mut object: Value) -> Value {
         }
     }
     object
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spawnable<T: Send + 'static>(_: &T) {}
+
+    /// Whoever runs several releases spawns them. Compiled, never run.
+    #[expect(dead_code, reason = "the compiler is the judge")]
+    fn a_release_can_be_spawned(deployer: Deployer, spec: AppSpec, record: ReleaseRecord) {
+        spawnable(&async move {
+            let released = deployer.release(&spec, &record, &|_| {}).await;
+            let returned = deployer.rollback(spec.name(), &|_| {}).await;
+            let status = deployer.status(spec.name()).await;
+            (released, returned, status)
+        });
+    }
 }

@@ -50,7 +50,11 @@ pub(crate) async fn collect(cluster: &Cluster, app: &str, cause: &Cause) -> Evid
         }
     }
     let name = cause.object.split_once('/').map_or(app, |(_, name)| name);
-    for object in if name == app { vec![app] } else { vec![app, name] } {
+    for object in if name == app {
+        vec![app]
+    } else {
+        vec![app, name]
+    } {
         evidence.events.extend(events(cluster, object).await);
     }
     evidence
@@ -59,7 +63,10 @@ pub(crate) async fn collect(cluster: &Cluster, app: &str, cause: &Cause) -> Evid
 /// The last events about the object `name`, oldest first.
 pub(crate) async fn events(cluster: &Cluster, name: &str) -> Vec<String> {
     let fields = format!("involvedObject.name={name}");
-    let mut found = cluster.events("read events", &fields).await.unwrap_or_default();
+    let mut found = cluster
+        .events("read events", &fields)
+        .await
+        .unwrap_or_default();
     found.sort_by_key(last_seen);
     let first = found.len().saturating_sub(EVENTS);
     found[first..].iter().map(describe).collect()
@@ -75,7 +82,11 @@ async fn log_tail(cluster: &Cluster, app: &str, pod: &str, previous: bool) -> Op
     };
     let log = cluster.logs(pod, &params).await.ok()?;
     let text = tail(log.trim_end(), LOG_BYTES).to_owned();
-    (!text.is_empty()).then(|| LogTail { pod: pod.to_owned(), previous, text })
+    (!text.is_empty()).then(|| LogTail {
+        pod: pod.to_owned(),
+        previous,
+        text,
+    })
 }
 
 fn last_seen(event: &Value) -> String {
@@ -102,13 +113,18 @@ fn describe(event: &Value) -> String {
 /// The last whole characters within `limit` bytes.
 fn tail(text: &str, limit: usize) -> &str {
     let from = text.len().saturating_sub(limit);
-    let from = (from..=text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(text.len());
+    let from = (from..=text.len())
+        .find(|at| text.is_char_boundary(*at))
+        .unwrap_or(text.len());
     &text[from..]
 }
 
 /// The first whole characters within `limit` bytes.
 fn head(text: &str, limit: usize) -> &str {
-    let to = (0..=limit.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    let to = (0..=limit.min(text.len()))
+        .rev()
+        .find(|at| text.is_char_boundary(*at))
+        .unwrap_or(0);
     &text[..to]
 }
 

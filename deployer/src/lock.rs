@@ -36,7 +36,10 @@ impl Lock {
         work: impl Future<Output = Result<T>>,
     ) -> Result<T> {
         let lease = self.acquire(app).await?;
-        let mut held = Held { lock: self.clone(), lease: Some(lease) };
+        let mut held = Held {
+            lock: self.clone(),
+            lease: Some(lease),
+        };
         let outcome = tokio::select! {
             outcome = work => outcome,
             lost = held.keep() => Err(lost),
@@ -51,19 +54,26 @@ impl Lock {
     async fn acquire(&self, app: &str) -> Result<Value> {
         let name = lease_name(app);
         let Some(found) = self.cluster.get(STAGE, Kind::Lease, &name).await? else {
-            let created = self.cluster.create(STAGE, Kind::Lease, &self.fresh(app)).await;
+            let created = self
+                .cluster
+                .create(STAGE, Kind::Lease, &self.fresh(app))
+                .await;
             return created.map_err(|error| lost_race(app, error));
         };
         let holder = text(&found, "/spec/holderIdentity");
-        let seconds =
-            found.pointer("/spec/leaseDurationSeconds").and_then(Value::as_u64).unwrap_or_default();
+        let seconds = found
+            .pointer("/spec/leaseDurationSeconds")
+            .and_then(Value::as_u64)
+            .unwrap_or_default();
         let renewed = text(&found, "/spec/renewTime");
         let expired = clock::has_passed(&renewed, Duration::from_secs(seconds), (self.clock)());
         if !holder.is_empty() && !expired {
             let detail = format!("{holder} is releasing it (last sign of life {renewed})");
-            return Err(Error::new(ErrorKind::Conflict, STAGE, app, detail).with_hint(format!(
-                "wait until it is done; a holder that died loses the lock after {seconds} s"
-            )));
+            return Err(
+                Error::new(ErrorKind::Conflict, STAGE, app, detail).with_hint(format!(
+                    "wait until it is done; a holder that died loses the lock after {seconds} s"
+                )),
+            );
         }
         let mut taken = self.fresh(app);
         taken["metadata"]["resourceVersion"] = found["metadata"]["resourceVersion"].clone();
@@ -93,7 +103,9 @@ impl Lock {
     async fn release(&self, lease: &Value) -> Result<()> {
         let version = text(lease, "/metadata/resourceVersion");
         let name = text(lease, "/metadata/name");
-        self.cluster.delete("unlock", Kind::Lease, &name, Some(version)).await
+        self.cluster
+            .delete("unlock", Kind::Lease, &name, Some(version))
+            .await
     }
 }
 
@@ -129,7 +141,9 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        if let (Some(lease), Ok(runtime)) = (self.lease.take(), tokio::runtime::Handle::try_current()) {
+        if let (Some(lease), Ok(runtime)) =
+            (self.lease.take(), tokio::runtime::Handle::try_current())
+        {
             let lock = self.lock.clone();
             runtime.spawn(async move { lock.release(&lease).await });
         }
@@ -144,7 +158,12 @@ fn lost_race(app: &str, error: Error) -> Error {
     if error.kind() != ErrorKind::Conflict {
         return error;
     }
-    Error::new(ErrorKind::Conflict, STAGE, app, "another release took the lock just now")
-        .with_hint("wait until it is done")
-        .with_source(error)
+    Error::new(
+        ErrorKind::Conflict,
+        STAGE,
+        app,
+        "another release took the lock just now",
+    )
+    .with_hint("wait until it is done")
+    .with_source(error)
 }

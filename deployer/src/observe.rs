@@ -157,15 +157,24 @@ impl DeploymentView {
             uid: text(object, "/metadata/uid"),
             generation: integer(object, "/metadata/generation"),
             observed_generation: integer(object, "/status/observedGeneration"),
-            desired: object.pointer("/spec/replicas").and_then(Value::as_u64).unwrap_or(1),
+            desired: object
+                .pointer("/spec/replicas")
+                .and_then(Value::as_u64)
+                .unwrap_or(1),
             replicas: count(object, "/status/replicas"),
             updated: count(object, "/status/updatedReplicas"),
             available: count(object, "/status/availableReplicas"),
-            revision: text(object, "/metadata/annotations/deployment.kubernetes.io~1revision")
-                .parse()
-                .ok(),
+            revision: text(
+                object,
+                "/metadata/annotations/deployment.kubernetes.io~1revision",
+            )
+            .parse()
+            .ok(),
             progressing: condition(object, "Progressing"),
-            template: object.pointer("/spec/template").cloned().unwrap_or_default(),
+            template: object
+                .pointer("/spec/template")
+                .cloned()
+                .unwrap_or_default(),
         }
     }
 }
@@ -173,8 +182,13 @@ impl DeploymentView {
 impl ReplicaSetView {
     /// Reads a ReplicaSet.
     pub fn from_json(object: &Value) -> Self {
-        let mut template = object.pointer("/spec/template").cloned().unwrap_or_default();
-        if let Some(labels) = template.pointer_mut("/metadata/labels").and_then(Value::as_object_mut)
+        let mut template = object
+            .pointer("/spec/template")
+            .cloned()
+            .unwrap_or_default();
+        if let Some(labels) = template
+            .pointer_mut("/metadata/labels")
+            .and_then(Value::as_object_mut)
         {
             labels.remove("pod-template-hash");
         }
@@ -192,7 +206,14 @@ impl ReplicaSetView {
 impl PodView {
     /// Reads a pod.
     pub fn from_json(object: &Value) -> Self {
-        let taken = ["Evicted", "Preempting", "Terminated", "NodeLost", "NodeShutdown", "Shutdown"];
+        let taken = [
+            "Evicted",
+            "Preempting",
+            "Terminated",
+            "NodeLost",
+            "NodeShutdown",
+            "Shutdown",
+        ];
         let statuses = |path| items(object, path).map(ContainerView::from_json);
         Self {
             name: text(object, "/metadata/name"),
@@ -226,10 +247,15 @@ impl ContainerView {
         };
         Self {
             name: text(status, "/name"),
-            ready: status.pointer("/ready").and_then(Value::as_bool).unwrap_or(false),
+            ready: status
+                .pointer("/ready")
+                .and_then(Value::as_bool)
+                .unwrap_or(false),
             restarts: count(status, "/restartCount"),
             state,
-            last: status.pointer("/lastState/terminated").map(Ended::from_json),
+            last: status
+                .pointer("/lastState/terminated")
+                .map(Ended::from_json),
         }
     }
 }
@@ -249,27 +275,44 @@ impl Ended {
 pub(crate) fn ready_endpoints(slice: &Value) -> impl Iterator<Item = String> + '_ {
     items(slice, "/endpoints")
         .filter(|endpoint| {
-            endpoint.pointer("/conditions/ready").and_then(Value::as_bool).unwrap_or(true)
+            endpoint
+                .pointer("/conditions/ready")
+                .and_then(Value::as_bool)
+                .unwrap_or(true)
         })
         .map(|endpoint| text(endpoint, "/targetRef/name"))
 }
 
 /// The text at a JSON pointer (RFC 6901), or nothing.
 pub(crate) fn text(value: &Value, pointer: &str) -> String {
-    value.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned()
+    value
+        .pointer(pointer)
+        .and_then(Value::as_str)
+        .unwrap_or_default()
+        .to_owned()
 }
 
 /// The items of the array at a JSON pointer.
 pub(crate) fn items<'a>(value: &'a Value, pointer: &str) -> impl Iterator<Item = &'a Value> {
-    value.pointer(pointer).and_then(Value::as_array).into_iter().flatten()
+    value
+        .pointer(pointer)
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
 }
 
 fn integer(value: &Value, pointer: &str) -> i64 {
-    value.pointer(pointer).and_then(Value::as_i64).unwrap_or_default()
+    value
+        .pointer(pointer)
+        .and_then(Value::as_i64)
+        .unwrap_or_default()
 }
 
 fn count(value: &Value, pointer: &str) -> u64 {
-    value.pointer(pointer).and_then(Value::as_u64).unwrap_or_default()
+    value
+        .pointer(pointer)
+        .and_then(Value::as_u64)
+        .unwrap_or_default()
 }
 
 fn condition(object: &Value, kind: &str) -> Option<Condition> {

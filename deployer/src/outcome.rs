@@ -94,8 +94,16 @@ pub struct Address {
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let host = &self.host;
-        if host.contains(':') { write!(f, "http://[{host}]")? } else { write!(f, "http://{host}")? }
-        if self.port == 80 { Ok(()) } else { write!(f, ":{}", self.port) }
+        if host.contains(':') {
+            write!(f, "http://[{host}]")?;
+        } else {
+            write!(f, "http://{host}")?;
+        }
+        if self.port == 80 {
+            Ok(())
+        } else {
+            write!(f, ":{}", self.port)
+        }
     }
 }
 

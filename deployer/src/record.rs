@@ -1,5 +1,6 @@
 //! The history of an application: one ConfigMap per release, enough to explain it and to go back.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -41,7 +42,10 @@ pub struct ReleaseRecord {
 impl ReleaseRecord {
     /// A record of the release with this key.
     pub fn new(release_key: impl Into<String>) -> Self {
-        Self { release_key: release_key.into(), ..Self::default() }
+        Self {
+            release_key: release_key.into(),
+            ..Self::default()
+        }
     }
 
     /// The commit of the application.
@@ -146,9 +150,11 @@ pub(crate) fn manifest_digest(manifests: &[Value]) -> String {
 /// The releases of `app`, newest first. Entries that cannot be read are left out.
 pub(crate) async fn history(cluster: &Cluster, app: &str) -> Result<Vec<Stored>> {
     let labels = format!("{NAME_LABEL}={app},{PREFIX}/release");
-    let found = cluster.list("read history", Kind::ConfigMap, &labels).await?;
+    let found = cluster
+        .list("read history", Kind::ConfigMap, &labels)
+        .await?;
     let mut history: Vec<_> = found.iter().filter_map(parse).collect();
-    history.sort_by(|a, b| b.release.number.cmp(&a.release.number));
+    history.sort_by_key(|stored| Reverse(stored.release.number));
     Ok(history)
 }
 
@@ -160,13 +166,27 @@ pub(crate) async fn write(
     stored: &Stored,
 ) -> Result<()> {
     let object = to_config_map(cluster.namespace(), app, stored)?;
-    cluster.apply(STAGE, &object, Apply { manager, dry_run: false, force: true }).await.map(drop)
+    cluster
+        .apply(
+            STAGE,
+            &object,
+            Apply {
+                manager,
+                dry_run: false,
+                force: true,
+            },
+        )
+        .await
+        .map(drop)
 }
 
 /// Deletes what lies behind the newest `keep` releases, but never a release to return to.
 pub(crate) async fn prune(cluster: &Cluster, app: &str, keep: usize) -> Result<()> {
     for number in superfluous(&history(cluster, app).await?, keep) {
-        match cluster.delete(STAGE, Kind::ConfigMap, &name(app, number), None).await {
+        match cluster
+            .delete(STAGE, Kind::ConfigMap, &name(app, number), None)
+            .await
+        {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
             _ => {}
         }
@@ -176,22 +196,34 @@ pub(crate) async fn prune(cluster: &Cluster, app: &str, keep: usize) -> Result<(
 
 /// The newest release that became available.
 pub(crate) fn running(history: &[Stored]) -> Option<&Stored> {
-    history.iter().find(|stored| stored.release.state == ReleaseState::Available)
+    history
+        .iter()
+        .find(|stored| stored.release.state == ReleaseState::Available)
 }
 
 /// The newest available release before the running one whose manifests are other ones.
+///
+/// A return to an earlier release stands where that one stood: going back from there leads further
+/// back, never forward to what was left.
 pub(crate) fn previous(history: &[Stored]) -> Option<&Stored> {
     let current = running(history)?;
     history.iter().find(|stored| {
         stored.release.state == ReleaseState::Available
-            && stored.release.number < current.release.number
+            && origin(stored) < origin(current)
             && stored.release.manifest_sha256 != current.release.manifest_sha256
     })
 }
 
+/// The number of the release that first had these manifests.
+pub(crate) fn origin(stored: &Stored) -> u64 {
+    stored.release.rollback_of.unwrap_or(stored.release.number)
+}
+
 /// The number of the next release.
 pub(crate) fn next_number(history: &[Stored]) -> u64 {
-    history.first().map_or(1, |newest| newest.release.number + 1)
+    history
+        .first()
+        .map_or(1, |newest| newest.release.number + 1)
 }
 
 fn superfluous(history: &[Stored], keep: usize) -> Vec<u64> {
@@ -241,7 +273,8 @@ fn parse(object: &Value) -> Option<Stored> {
     let release: Release = serde_json::from_str(&text(object, "/data/record.json")).ok()?;
     let manifests: Vec<Value> = serde_json::from_str(&text(object, "/data/manifests.json")).ok()?;
     // A record whose manifests were edited is no release to return to.
-    (manifest_digest(&manifests) == release.manifest_sha256).then_some(Stored { release, manifests })
+    (manifest_digest(&manifests) == release.manifest_sha256)
+        .then_some(Stored { release, manifests })
 }
 
 #[cfg(test)]
@@ -254,7 +287,9 @@ mod tests {
         Stored {
             release: Release {
                 number,
-                record: ReleaseRecord::new("key").with_commit("c").with_note("run", "7"),
+                record: ReleaseRecord::new("key")
+                    .with_commit("c")
+                    .with_note("run", "7"),
                 image: "r.invalid/a@sha256:0".to_owned(),
                 manifest_sha256: manifest_digest(&manifests),
                 state,
@@ -291,5 +326,20 @@ mod tests {
         assert_eq!(previous(&history).map(|s| s.release.number), Some(2));
         assert_eq!(next_number(&history), 7);
         assert_eq!(superfluous(&history, 1), [4, 3]);
+    }
+
+    #[test]
+    fn the_way_back_never_leads_forward() {
+        let mut back = stored(4, S::Available, 1);
+        back.release.rollback_of = Some(1);
+        let mut history = vec![
+            back,
+            stored(3, S::Withdrawn, 3),
+            stored(2, S::Available, 2),
+            stored(1, S::Available, 1),
+        ];
+        assert_eq!(previous(&history), None);
+        history.insert(0, stored(5, S::Available, 5));
+        assert_eq!(previous(&history).map(|s| s.release.number), Some(4));
     }
 }

@@ -125,7 +125,12 @@ mod tests {
             pinned.to_string(),
             format!("reg.invalid:5000/team/app@sha256:{hex}")
         );
-        for bad in ["reg.invalid/app:1.2", "reg.invalid/app", "", "UPPER/x@sha256:00"] {
+        for bad in [
+            "reg.invalid/app:1.2",
+            "reg.invalid/app",
+            "",
+            "UPPER/x@sha256:00",
+        ] {
             let error = bad.parse::<PinnedReference>().expect_err(bad);
             assert_eq!(error.kind(), ErrorKind::Invalid, "{bad}");
         }

@@ -38,10 +38,17 @@ pub(crate) async fn run(deployer: &Deployer, job: Job, sink: Sink<'_>) -> Result
     let mut entry = begin(deployer, &job, record::next_number(&history));
     save(deployer, &job.app, &entry).await?;
     let outcome = match roll_out(deployer, &job.app, &entry.manifests, sink).await {
-        Ok(Verdict::Failed(cause)) if is_interference(cause.kind) => Err(interference(&job.app, cause)),
-        Ok(Verdict::Failed(cause)) => {
-            Ok(fail(deployer, &mut entry, cause, fallback.as_ref(), (&job.app, sink)).await)
+        Ok(Verdict::Failed(cause)) if is_interference(cause.kind) => {
+            Err(interference(&job.app, &cause))
         }
+        Ok(Verdict::Failed(cause)) => Ok(fail(
+            deployer,
+            &mut entry,
+            cause,
+            fallback.as_ref(),
+            (&job.app, sink),
+        )
+        .await),
         Ok(verdict) => Ok(available(&entry.release, &verdict)),
         Err(error) => Err(error),
     };
@@ -65,7 +72,11 @@ fn begin(deployer: &Deployer, job: &Job, number: u64) -> Stored {
         release: Release {
             number,
             record: job.record.clone(),
-            image: job.manifests.last().map(image_of_deployment).unwrap_or_default(),
+            image: job
+                .manifests
+                .last()
+                .map(image_of_deployment)
+                .unwrap_or_default(),
             manifest_sha256: record::manifest_digest(&job.manifests),
             state: ReleaseState::Pending,
             started: clock::format((deployer.clock)()),
@@ -97,7 +108,11 @@ fn available(release: &Release, verdict: &Verdict) -> Outcome {
         Verdict::Available { revision } => *revision,
         _ => None,
     };
-    Outcome::Available { release: release.number, revision, image: release.image.clone() }
+    Outcome::Available {
+        release: release.number,
+        revision,
+        image: release.image.clone(),
+    }
 }
 
 fn is_interference(kind: CauseKind) -> bool {
@@ -105,7 +120,7 @@ fn is_interference(kind: CauseKind) -> bool {
 }
 
 /// Somebody else changed the Deployment on purpose: that is not ours to roll back.
-fn interference(app: &str, cause: Cause) -> Error {
+fn interference(app: &str, cause: &Cause) -> Error {
     Error::new(ErrorKind::Conflict, "roll out", app, cause.to_string()).with_hint(cause.hint())
 }
 
@@ -120,15 +135,27 @@ async fn roll_out(
     let stale = before.as_ref().and_then(deadline_verdict);
     let mut target = None;
     for manifest in manifests {
-        let applied = deployer.cluster.apply("apply", manifest, deployer.apply_with(false)).await?;
+        let applied = deployer
+            .cluster
+            .apply("apply", manifest, deployer.apply_with(false))
+            .await?;
         let kind = text(manifest, "/kind");
-        sink(Event::Applied(format!("{}/{}", kind.to_ascii_lowercase(), text(manifest, "/metadata/name"))));
+        sink(Event::Applied(format!(
+            "{}/{}",
+            kind.to_ascii_lowercase(),
+            text(manifest, "/metadata/name")
+        )));
         if kind == "Deployment" {
             target = Some(target_of(&applied, manifest).with_stale_verdict(stale.clone()));
         }
     }
     let target = target.ok_or_else(|| {
-        Error::new(ErrorKind::Invalid, "apply", app, "its manifests hold no Deployment")
+        Error::new(
+            ErrorKind::Invalid,
+            "apply",
+            app,
+            "its manifests hold no Deployment",
+        )
     })?;
     watch(deployer, app, target, sink).await
 }
@@ -140,7 +167,9 @@ fn target_of(applied: &Value, manifest: &Value) -> Target {
     let period = number(manifest, &format!("{probe}/periodSeconds")).unwrap_or(1);
     let failures = number(manifest, &format!("{probe}/failureThreshold")).unwrap_or(1);
     let deadline = number(manifest, "/spec/progressDeadlineSeconds").unwrap_or(600);
-    let generation = applied.pointer("/metadata/generation").and_then(Value::as_i64);
+    let generation = applied
+        .pointer("/metadata/generation")
+        .and_then(Value::as_i64);
     Target::new(
         generation.unwrap_or_default(),
         image_of_deployment(manifest),
@@ -170,7 +199,9 @@ async fn watch(deployer: &Deployer, app: &str, target: Target, sink: Sink<'_>) -
                 }
                 if told.1.as_ref() != state.suspicion() {
                     told.1 = state.suspicion().cloned();
-                    told.1.iter().for_each(|cause| sink(Event::Suspect(cause.clone())));
+                    told.1
+                        .iter()
+                        .for_each(|cause| sink(Event::Suspect(cause.clone())));
                 }
             }
             Err(error) if is_passing(&error) && reached.elapsed() < limits.outage => {
@@ -199,8 +230,8 @@ pub(crate) async fn observe(cluster: &Cluster, app: &str) -> Result<Observation>
         cluster.list(STAGE, Kind::EndpointSlice, &slices),
     )?;
     let pods: Vec<_> = pods.iter().map(PodView::from_json).collect();
-    let scaling_up = pods.iter().any(|pod| pod.unscheduled.is_some())
-        && is_scaling_up(cluster, &pods).await;
+    let scaling_up =
+        pods.iter().any(|pod| pod.unscheduled.is_some()) && is_scaling_up(cluster, &pods).await;
     Ok(Observation {
         deployment: deployment.as_ref().map(DeploymentView::from_json),
         replica_sets: sets.iter().map(ReplicaSetView::from_json).collect(),
@@ -213,8 +244,13 @@ pub(crate) async fn observe(cluster: &Cluster, app: &str) -> Result<Observation>
 /// Whether the cluster autoscaler said that it adds a node for one of the pods.
 async fn is_scaling_up(cluster: &Cluster, pods: &[PodView]) -> bool {
     let names: BTreeSet<&str> = pods.iter().map(|pod| pod.name.as_str()).collect();
-    let events = cluster.events("watch", "reason=TriggeredScaleUp").await.unwrap_or_default();
-    events.iter().any(|event| names.contains(text(event, "/involvedObject/name").as_str()))
+    let events = cluster
+        .events("watch", "reason=TriggeredScaleUp")
+        .await
+        .unwrap_or_default();
+    events
+        .iter()
+        .any(|event| names.contains(text(event, "/involvedObject/name").as_str()))
 }
 
 /// Collects the evidence, then restores what ran before.
@@ -247,8 +283,19 @@ fn conclude(
     (to, restored): (Option<u64>, Result<(), String>),
 ) -> Outcome {
     match restored {
-        Ok(()) => Outcome::RolledBack { release, cause, evidence, to },
-        Err(reason) => Outcome::RollbackFailed { release, cause, evidence, to, reason },
+        Ok(()) => Outcome::RolledBack {
+            release,
+            cause,
+            evidence,
+            to,
+        },
+        Err(reason) => Outcome::RollbackFailed {
+            release,
+            cause,
+            evidence,
+            to,
+            reason,
+        },
     }
 }
 
@@ -273,12 +320,19 @@ async fn withdraw_first(
     manifests: &[Value],
     sink: Sink<'_>,
 ) -> Result<(), String> {
-    let others = serving_others(deployer, app, manifests).await.map_err(|error| error.to_string())?;
+    let others = serving_others(deployer, app, manifests)
+        .await
+        .map_err(|error| error.to_string())?;
     if others {
-        return Err("no good release is on record; the pods that were there still serve".to_owned());
+        return Err(
+            "no good release is on record; the pods that were there still serve".to_owned(),
+        );
     }
-    let mut manifests: Vec<Value> =
-        manifests.iter().filter(|manifest| manifest["kind"] == "Deployment").cloned().collect();
+    let mut manifests: Vec<Value> = manifests
+        .iter()
+        .filter(|manifest| manifest["kind"] == "Deployment")
+        .cloned()
+        .collect();
     for manifest in &mut manifests {
         manifest["spec"]["replicas"] = json!(0);
     }
@@ -287,9 +341,15 @@ async fn withdraw_first(
 
 /// Whether pods with another image are ready: something that was deployed by other means.
 async fn serving_others(deployer: &Deployer, app: &str, manifests: &[Value]) -> Result<bool> {
-    let ours = manifests.last().map(image_of_deployment).unwrap_or_default();
+    let ours = manifests
+        .last()
+        .map(image_of_deployment)
+        .unwrap_or_default();
     let labels = format!("{NAME_LABEL}={app}");
-    let pods = deployer.cluster.list("roll back", Kind::Pod, &labels).await?;
+    let pods = deployer
+        .cluster
+        .list("roll back", Kind::Pod, &labels)
+        .await?;
     Ok(pods.iter().any(|pod| {
         PodView::from_json(pod).ready
             && items(pod, "/spec/containers").all(|container| text(container, "/image") != ours)

@@ -61,7 +61,9 @@ pub(crate) fn sorted(value: &Value) -> Value {
         Value::Object(map) => {
             let mut entries: Vec<_> = map.iter().collect();
             entries.sort_by(|a, b| a.0.cmp(b.0));
-            let entries = entries.into_iter().map(|(key, value)| (key.clone(), sorted(value)));
+            let entries = entries
+                .into_iter()
+                .map(|(key, value)| (key.clone(), sorted(value)));
             Value::Object(entries.collect::<Map<_, _>>())
         }
         Value::Array(items) => Value::Array(items.iter().map(sorted).collect()),
@@ -171,8 +173,11 @@ fn pod(spec: &AppSpec) -> Value {
         "volumes": [{ "name": "tmp", "emptyDir": {} }],
     });
     if !spec.pull_secrets.is_empty() {
-        pod["imagePullSecrets"] =
-            spec.pull_secrets.iter().map(|name| json!({ "name": name })).collect();
+        pod["imagePullSecrets"] = spec
+            .pull_secrets
+            .iter()
+            .map(|name| json!({ "name": name }))
+            .collect();
     }
     pod
 }
@@ -180,7 +185,8 @@ fn pod(spec: &AppSpec) -> Value {
 fn container(spec: &AppSpec) -> Value {
     let mut env = spec.env.clone();
     // gunicorn binds 0.0.0.0:$PORT when nothing else is said.
-    env.entry("PORT".to_owned()).or_insert_with(|| spec.port.to_string());
+    env.entry("PORT".to_owned())
+        .or_insert_with(|| spec.port.to_string());
     let env: Vec<Value> = env
         .iter()
         .map(|(name, value)| json!({ "name": name, "value": value }))
@@ -206,8 +212,11 @@ fn container(spec: &AppSpec) -> Value {
     });
     add_probes(&mut container, spec);
     if !spec.env_secrets.is_empty() {
-        container["envFrom"] =
-            spec.env_secrets.iter().map(|name| json!({ "secretRef": { "name": name } })).collect();
+        container["envFrom"] = spec
+            .env_secrets
+            .iter()
+            .map(|name| json!({ "secretRef": { "name": name } }))
+            .collect();
     }
     container
 }
@@ -248,14 +257,16 @@ mod tests {
             .with_annotation("modelship.github.io/commit", "0123456")
             .with_pull_secret("registry")
             .with_env_secret("digits-keys")
-            .with_expose(Expose::LoadBalancer { azure_dns_label: Some("digits-prod".into()) })
+            .with_expose(Expose::LoadBalancer {
+                azure_dns_label: Some("digits-prod".into()),
+            })
     }
 
     #[test]
     fn the_manifests_are_these_bytes() {
         let yaml = to_yaml(&render(&golden_spec(), "prod").expect("renders"));
-        let golden = include_str!("../tests/golden/flask.yaml");
-        assert_eq!(yaml, golden, "tests/golden/flask.yaml holds other manifests");
+        let golden = include_str!("golden/flask.yaml");
+        assert_eq!(yaml, golden, "src/golden/flask.yaml holds other manifests");
     }
 
     #[test]
@@ -268,7 +279,8 @@ mod tests {
         // Typed and back: a field Kubernetes does not know would be gone.
         let account_typed: core::ServiceAccount =
             serde_json::from_value(account.clone()).expect("service account");
-        let service_typed: core::Service = serde_json::from_value(service.clone()).expect("service");
+        let service_typed: core::Service =
+            serde_json::from_value(service.clone()).expect("service");
         let budget_typed: policy::PodDisruptionBudget =
             serde_json::from_value(budget.clone()).expect("budget");
         let deployment_typed: apps::Deployment =
@@ -286,7 +298,11 @@ mod tests {
     #[test]
     fn one_replica_has_no_disruption_budget() {
         let objects = render(&spec().with_replicas(1), "prod").expect("renders");
-        assert!(objects.iter().all(|object| object["kind"] != "PodDisruptionBudget"));
+        assert!(
+            objects
+                .iter()
+                .all(|object| object["kind"] != "PodDisruptionBudget")
+        );
     }
 
     proptest! {

@@ -47,7 +47,13 @@ impl Target {
         startup: Duration,
         deadline: Duration,
     ) -> Self {
-        Self { generation, image: image.into(), startup, deadline, stale_verdict: None }
+        Self {
+            generation,
+            image: image.into(),
+            startup,
+            deadline,
+            stale_verdict: None,
+        }
     }
 
     /// Ignores the deadline verdict that was written at `updated`.
@@ -123,15 +129,28 @@ impl State {
 
     /// The most telling sign of trouble so far, if any.
     pub fn suspicion(&self) -> Option<&Cause> {
-        self.suspects.values().map(|suspect| &suspect.sign.cause).min()
+        self.suspects
+            .values()
+            .map(|suspect| &suspect.sign.cause)
+            .min()
     }
 
     /// Notes the signs in view and forgets those long out of sight.
     fn watch(&mut self, signs: Vec<(String, Sign)>, bare_backoffs: &[&str], now: Duration) {
         for (place, sign) in signs {
             let key = (place, sign.cause.kind);
-            let since = self.suspects.get(&key).map_or(now, |suspect| suspect.since.min(now));
-            self.suspects.insert(key, Suspect { since, seen: now, sign });
+            let since = self
+                .suspects
+                .get(&key)
+                .map_or(now, |suspect| suspect.since.min(now));
+            self.suspects.insert(
+                key,
+                Suspect {
+                    since,
+                    seen: now,
+                    sign,
+                },
+            );
         }
         for ((place, kind), suspect) in &mut self.suspects {
             // A bare back-off repeats no reason: the one seen before it still holds.
@@ -143,7 +162,8 @@ impl State {
                 suspect.seen = now;
             }
         }
-        self.suspects.retain(|_, suspect| now.saturating_sub(suspect.seen) <= FORGET);
+        self.suspects
+            .retain(|_, suspect| now.saturating_sub(suspect.seen) <= FORGET);
     }
 
     /// The cause to name when a sign in view has outlasted its grace: the most telling one of the
@@ -180,14 +200,30 @@ pub fn step(mut state: State, seen: &Observation, now: Duration) -> (State, Verd
     if deployment.generation > state.target.generation
         && image_of(&deployment.template) != Some(&state.target.image)
     {
-        let message = format!("it now asks for {}", image_of(&deployment.template).unwrap_or("nothing"));
-        return state.decide(Verdict::Failed(Cause::new(CauseKind::Superseded, "deployment", message)));
+        let message = format!(
+            "it now asks for {}",
+            image_of(&deployment.template).unwrap_or("nothing")
+        );
+        return state.decide(Verdict::Failed(Cause::new(
+            CauseKind::Superseded,
+            "deployment",
+            message,
+        )));
     }
     let observed = deployment.generation >= state.target.generation
         && deployment.observed_generation >= deployment.generation;
-    let set = if observed { newest(deployment, &seen.replica_sets, &state.target.image) } else { None };
+    let set = if observed {
+        newest(deployment, &seen.replica_sets, &state.target.image)
+    } else {
+        None
+    };
     let pods: Vec<&PodView> = set
-        .map(|set| seen.pods.iter().filter(|pod| pod.owner == set.uid).collect())
+        .map(|set| {
+            seen.pods
+                .iter()
+                .filter(|pod| pod.owner == set.uid)
+                .collect()
+        })
         .unwrap_or_default();
     let progress = measure(deployment, &pods, observed);
     state.ever_ready |= progress.ready > 0;
@@ -195,13 +231,17 @@ pub fn step(mut state: State, seen: &Observation, now: Duration) -> (State, Verd
         state.moved_at = now;
     }
     if set.is_some() && is_complete(deployment, &pods, seen) {
-        return state.decide(Verdict::Available { revision: deployment.revision });
+        return state.decide(Verdict::Available {
+            revision: deployment.revision,
+        });
     }
     // Pods that are to go away may look as they like.
     if deployment.desired > 0 {
         look_for_trouble(&mut state, seen, set, &pods, now);
     }
-    let failed = state.ripe(now).or_else(|| overdue(&state, deployment, observed, now));
+    let failed = state
+        .ripe(now)
+        .or_else(|| overdue(&state, deployment, observed, now));
     let verdict = failed.map_or(Verdict::Waiting(progress), Verdict::Failed);
     state.decide(verdict)
 }
@@ -231,11 +271,16 @@ fn newest<'a>(
 
 /// The image of the application's container, the first and only one we render.
 fn image_of(template: &Value) -> Option<&str> {
-    template.pointer("/spec/containers/0/image").and_then(Value::as_str)
+    template
+        .pointer("/spec/containers/0/image")
+        .and_then(Value::as_str)
 }
 
 fn measure(deployment: &DeploymentView, pods: &[&PodView], observed: bool) -> Progress {
-    let ready = pods.iter().filter(|pod| pod.is_active() && pod.ready).count() as u64;
+    let ready = pods
+        .iter()
+        .filter(|pod| pod.is_active() && pod.ready)
+        .count() as u64;
     Progress {
         desired: deployment.desired,
         updated: if observed { deployment.updated } else { 0 },
@@ -259,10 +304,14 @@ fn is_complete(deployment: &DeploymentView, pods: &[&PodView], seen: &Observatio
     let counts = deployment.updated >= deployment.desired
         && deployment.replicas <= deployment.updated
         && deployment.available >= deployment.updated;
-    let not_overdue =
-        deployment.progressing.as_ref().is_none_or(|c| c.reason != "ProgressDeadlineExceeded");
+    let not_overdue = deployment
+        .progressing
+        .as_ref()
+        .is_none_or(|c| c.reason != "ProgressDeadlineExceeded");
     let active = || pods.iter().filter(|pod| pod.is_active());
-    let serving = active().filter(|pod| seen.serving.contains(&pod.name)).count() as u64;
+    let serving = active()
+        .filter(|pod| seen.serving.contains(&pod.name))
+        .count() as u64;
     counts
         && not_overdue
         && active().all(|pod| pod.ready)
@@ -285,7 +334,11 @@ fn look_for_trouble(
     };
     let mut found: Vec<(String, Sign)> = Vec::new();
     for pod in pods {
-        found.extend(cause::signs(pod, context).into_iter().map(|sign| (pod.name.clone(), sign)));
+        found.extend(
+            cause::signs(pod, context)
+                .into_iter()
+                .map(|sign| (pod.name.clone(), sign)),
+        );
     }
     let rejected = set.and_then(|set| cause::rejection(set, &state.patience));
     found.extend(rejected.map(|sign| (String::new(), sign)));
@@ -309,7 +362,8 @@ fn overdue(
             && condition.reason == "ProgressDeadlineExceeded"
             && state.target.stale_verdict.as_ref() != Some(&condition.updated)
     });
-    let still = now.saturating_sub(state.moved_at) > state.target.deadline + DEADLINE_MARGIN;
+    let still =
+        now.saturating_sub(state.moved_at) > state.target.deadline.saturating_add(DEADLINE_MARGIN);
     if judged.is_none() && !still {
         return None;
     }

@@ -17,7 +17,10 @@ fn template(image: &str) -> Value {
 }
 
 fn begin() -> State {
-    State::new(Target::new(7, OURS, secs(60), secs(300)), Patience::default())
+    State::new(
+        Target::new(7, OURS, secs(60), secs(300)),
+        Patience::default(),
+    )
 }
 
 fn set(image: &str, uid: &str) -> ReplicaSetView {
@@ -37,7 +40,12 @@ fn pod(name: &str, owner: &str, ready: bool) -> PodView {
         owner: owner.to_owned(),
         phase: "Running".to_owned(),
         ready,
-        containers: vec![ContainerView { name: "app".to_owned(), ready, state, ..Default::default() }],
+        containers: vec![ContainerView {
+            name: "app".to_owned(),
+            ready,
+            state,
+            ..Default::default()
+        }],
         ..PodView::default()
     }
 }
@@ -73,14 +81,23 @@ fn broken(state: ContainerState, restarts: u64, last: Option<Ended>) -> Observat
     let mut seen = change(done(), |d| (d.updated, d.available, d.replicas) = (1, 2, 3));
     let mut bad = pod("n1", "new", false);
     bad.phase = "Pending".to_owned();
-    bad.containers = vec![ContainerView { name: "app".to_owned(), restarts, state, last, ready: false }];
+    bad.containers = vec![ContainerView {
+        name: "app".to_owned(),
+        restarts,
+        state,
+        last,
+        ready: false,
+    }];
     seen.pods = vec![bad, pod("o1", "old", true), pod("o2", "old", true)];
     seen.serving = ["o1".to_owned(), "o2".to_owned()].into();
     seen
 }
 
 fn waiting(reason: &str, message: &str) -> Observation {
-    let state = ContainerState::Waiting { reason: reason.to_owned(), message: message.to_owned() };
+    let state = ContainerState::Waiting {
+        reason: reason.to_owned(),
+        message: message.to_owned(),
+    };
     broken(state, 0, None)
 }
 
@@ -97,7 +114,10 @@ fn kind(verdict: &Verdict) -> Option<CauseKind> {
 
 #[test]
 fn a_finished_rollout_is_available() {
-    assert_eq!(step(begin(), &done(), secs(1)).1, Verdict::Available { revision: Some(3) });
+    assert_eq!(
+        step(begin(), &done(), secs(1)).1,
+        Verdict::Available { revision: Some(3) }
+    );
 }
 
 #[test]
@@ -112,11 +132,23 @@ fn every_single_clause_is_needed() {
     unmatched_set.replica_sets.pop();
     let mut foreign_set = done();
     foreign_set.replica_sets[1].owner = "another".to_owned();
-    let overdue = Condition { reason: "ProgressDeadlineExceeded".to_owned(), ..Condition::default() };
+    let overdue = Condition {
+        reason: "ProgressDeadlineExceeded".to_owned(),
+        ..Condition::default()
+    };
     for (what, seen) in [
-        ("generation not reached", change(done(), |d| (d.generation, d.observed_generation) = (6, 6))),
-        ("generation not observed", change(done(), |d| d.observed_generation = 6)),
-        ("not all updated", change(done(), |d| (d.updated, d.available, d.replicas) = (1, 1, 1))),
+        (
+            "generation not reached",
+            change(done(), |d| (d.generation, d.observed_generation) = (6, 6)),
+        ),
+        (
+            "generation not observed",
+            change(done(), |d| d.observed_generation = 6),
+        ),
+        (
+            "not all updated",
+            change(done(), |d| (d.updated, d.available, d.replicas) = (1, 1, 1)),
+        ),
         ("old pods left", change(done(), |d| d.replicas = 3)),
         ("not all available", change(done(), |d| d.available = 1)),
         ("a pod that gets no requests", unserved),
@@ -128,7 +160,10 @@ fn every_single_clause_is_needed() {
         assert!(is_waiting(&step(begin(), &seen, secs(1)).1), "{what}");
     }
     let overdue = change(done(), |d| d.progressing = Some(overdue));
-    assert_ne!(step(begin(), &overdue, secs(1)).1, Verdict::Available { revision: Some(3) });
+    assert_ne!(
+        step(begin(), &overdue, secs(1)).1,
+        Verdict::Available { revision: Some(3) }
+    );
 }
 
 #[test]
@@ -136,9 +171,16 @@ fn a_missing_image_is_believed_at_the_second_attempt() {
     let seen = waiting("ErrImagePull", "desc = x: not found");
     let (state, first) = step(begin(), &seen, secs(1));
     assert!(is_waiting(&first));
-    let (state, bare) = step(state, &waiting("ImagePullBackOff", "Back-off pulling image"), secs(6));
+    let (state, bare) = step(
+        state,
+        &waiting("ImagePullBackOff", "Back-off pulling image"),
+        secs(6),
+    );
     assert!(is_waiting(&bare));
-    assert_eq!(kind(&step(state, &seen, secs(13)).1), Some(CauseKind::ImageNotFound));
+    assert_eq!(
+        kind(&step(state, &seen, secs(13)).1),
+        Some(CauseKind::ImageNotFound)
+    );
 }
 
 #[test]
@@ -147,17 +189,30 @@ fn a_first_pull_that_is_denied_may_recover() {
     let (state, _) = step(begin(), &seen, secs(1));
     let (state, verdict) = step(state, &seen, secs(60));
     assert!(is_waiting(&verdict));
-    assert!(matches!(step(state.clone(), &done(), secs(70)).1, Verdict::Available { .. }));
-    assert_eq!(kind(&step(state, &seen, secs(91)).1), Some(CauseKind::ImageDenied));
+    assert!(matches!(
+        step(state.clone(), &done(), secs(70)).1,
+        Verdict::Available { .. }
+    ));
+    assert_eq!(
+        kind(&step(state, &seen, secs(91)).1),
+        Some(CauseKind::ImageDenied)
+    );
 }
 
 #[test]
 fn a_slow_crash_is_named_a_crash_although_it_also_looks_unready() {
-    let last = Some(Ended { reason: "Error".to_owned(), exit_code: 3, ..Ended::default() });
+    let last = Some(Ended {
+        reason: "Error".to_owned(),
+        exit_code: 3,
+        ..Ended::default()
+    });
     let mut seen = broken(ContainerState::Running, 1, last);
     seen.pods[0].phase = "Running".to_owned();
     let (state, _) = step(begin(), &seen, secs(1));
-    assert_eq!(kind(&step(state, &seen, secs(80)).1), Some(CauseKind::Crash));
+    assert_eq!(
+        kind(&step(state, &seen, secs(80)).1),
+        Some(CauseKind::Crash)
+    );
 }
 
 #[test]
@@ -186,7 +241,10 @@ fn a_deadline_verdict_from_before_is_ignored_and_a_new_one_is_final() {
     state.target.stale_verdict = Some("before".to_owned());
     let (state, verdict) = step(state, &late("before"), secs(1));
     assert!(is_waiting(&verdict));
-    assert_eq!(kind(&step(state, &late("after"), secs(2)).1), Some(CauseKind::DeadlineExceeded));
+    assert_eq!(
+        kind(&step(state, &late("after"), secs(2)).1),
+        Some(CauseKind::DeadlineExceeded)
+    );
 }
 
 #[test]
@@ -195,22 +253,34 @@ fn standing_still_ends_with_the_best_explanation() {
     let (state, _) = step(begin(), &seen, secs(1));
     let (state, verdict) = step(state, &seen, secs(300));
     assert!(is_waiting(&verdict));
-    assert_eq!(kind(&step(state, &seen, secs(332)).1), Some(CauseKind::RegistryUnavailable));
+    assert_eq!(
+        kind(&step(state, &seen, secs(332)).1),
+        Some(CauseKind::RegistryUnavailable)
+    );
 }
 
 #[test]
 fn another_writer_and_a_deletion_are_told_apart_from_a_failure() {
     let other = change(done(), |d| (d.generation, d.template) = (8, template(OLD)));
-    assert_eq!(kind(&step(begin(), &other, secs(1)).1), Some(CauseKind::Superseded));
+    assert_eq!(
+        kind(&step(begin(), &other, secs(1)).1),
+        Some(CauseKind::Superseded)
+    );
     let (state, verdict) = step(begin(), &Observation::default(), secs(1));
     assert!(is_waiting(&verdict));
-    assert_eq!(kind(&step(state, &Observation::default(), secs(6)).1), Some(CauseKind::Deleted));
+    assert_eq!(
+        kind(&step(state, &Observation::default(), secs(6)).1),
+        Some(CauseKind::Deleted)
+    );
 }
 
 #[test]
 fn a_scaled_deployment_still_counts_as_ours() {
     let scaled = change(done(), |d| (d.generation, d.observed_generation) = (9, 9));
-    assert!(matches!(step(begin(), &scaled, secs(1)).1, Verdict::Available { .. }));
+    assert!(matches!(
+        step(begin(), &scaled, secs(1)).1,
+        Verdict::Available { .. }
+    ));
 }
 
 fn any_reason() -> impl Strategy<Value = (&'static str, &'static str)> {
@@ -227,21 +297,28 @@ fn any_reason() -> impl Strategy<Value = (&'static str, &'static str)> {
 }
 
 fn any_pod() -> impl Strategy<Value = PodView> {
-    (0u8..4, prop_oneof!["new", "old", "x"], any::<(bool, bool, bool)>(), any_reason(), 0u64..4).prop_map(
-        |(name, owner, (ready, terminating, running), (reason, message), restarts)| {
-            let mut pod = pod(&format!("n{name}"), &owner, ready);
-            pod.terminating = terminating;
-            if !running && !ready {
-                pod.containers[0].state = ContainerState::Waiting {
-                    reason: reason.to_owned(),
-                    message: message.to_owned(),
-                };
-                pod.containers[0].last = (restarts > 0).then(Ended::default);
-            }
-            pod.containers[0].restarts = restarts;
-            pod
-        },
+    (
+        0u8..4,
+        prop_oneof!["new", "old", "x"],
+        any::<(bool, bool, bool)>(),
+        any_reason(),
+        0u64..4,
     )
+        .prop_map(
+            |(name, owner, (ready, terminating, running), (reason, message), restarts)| {
+                let mut pod = pod(&format!("n{name}"), &owner, ready);
+                pod.terminating = terminating;
+                if !running && !ready {
+                    pod.containers[0].state = ContainerState::Waiting {
+                        reason: reason.to_owned(),
+                        message: message.to_owned(),
+                    };
+                    pod.containers[0].last = (restarts > 0).then(Ended::default);
+                }
+                pod.containers[0].restarts = restarts;
+                pod
+            },
+        )
 }
 
 prop_compose! {

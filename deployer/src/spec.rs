@@ -91,7 +91,7 @@ impl AppSpec {
             pull_secrets: Vec::new(),
             resources: Resources::default(),
             readiness_path: "/healthz".to_owned(),
-            startup: Duration::from_secs(120),
+            startup: Duration::from_mins(2),
             min_ready: Duration::from_secs(2),
             progress_deadline: None,
         }
@@ -197,20 +197,21 @@ impl AppSpec {
     /// The progress deadline in force. Kubernetes demands that it exceeds the minimum ready time.
     pub fn progress_deadline(&self) -> Duration {
         self.progress_deadline
-            .unwrap_or(self.startup + self.min_ready + Duration::from_secs(300))
-            .max(self.min_ready + Duration::from_secs(1))
-    }
-
-    /// How long a running replica may stay unready before its probes have said no for good.
-    pub(crate) fn startup(&self) -> Duration {
-        self.startup
+            .unwrap_or(
+                self.startup
+                    .saturating_add(self.min_ready)
+                    .saturating_add(Duration::from_mins(5)),
+            )
+            .max(self.min_ready.saturating_add(Duration::from_secs(1)))
     }
 
     /// Checks the rules a manifest would otherwise break halfway through an apply.
     pub(crate) fn validate(&self) -> Result<()> {
         self.validate_names()?;
         if self.replicas == 0 {
-            return Err(self.invalid("asks for no replica").with_hint("ask for at least one"));
+            return Err(self
+                .invalid("asks for no replica")
+                .with_hint("ask for at least one"));
         }
         if self.port < 1024 {
             return Err(self
@@ -239,7 +240,9 @@ impl AppSpec {
                 return Err(self.invalid(format!("{name:?} is not a Secret name")));
             }
         }
-        if let Expose::LoadBalancer { azure_dns_label: Some(label) } = &self.expose
+        if let Expose::LoadBalancer {
+            azure_dns_label: Some(label),
+        } = &self.expose
             && !(is_dns_label(label) && label.len() >= 3)
         {
             return Err(self
@@ -250,7 +253,12 @@ impl AppSpec {
     }
 
     fn invalid(&self, detail: impl Into<String>) -> Error {
-        Error::new(ErrorKind::Invalid, "render", format!("`{}`", self.name), detail)
+        Error::new(
+            ErrorKind::Invalid,
+            "render",
+            format!("`{}`", self.name),
+            detail,
+        )
     }
 }
 
@@ -259,10 +267,13 @@ pub(crate) fn check_app_name(name: &str) -> Result<()> {
     if is_dns_label(name) {
         return Ok(());
     }
-    Err(
-        Error::new(ErrorKind::Invalid, "render", format!("{name:?}"), "is not an application name")
-            .with_hint("use 1 to 63 lower case letters, digits and hyphens, a letter first"),
+    Err(Error::new(
+        ErrorKind::Invalid,
+        "render",
+        format!("{name:?}"),
+        "is not an application name",
     )
+    .with_hint("use 1 to 63 lower case letters, digits and hyphens, a letter first"))
 }
 
 /// Checks the name of a namespace, which is a label that may start with a digit (RFC 1123).
@@ -270,8 +281,13 @@ pub(crate) fn check_namespace(name: &str) -> Result<()> {
     if is_subdomain(name) && !name.contains('.') && name.len() <= 63 {
         return Ok(());
     }
-    Err(Error::new(ErrorKind::Invalid, "render", format!("{name:?}"), "is not a namespace name")
-        .with_hint("use 1 to 63 lower case letters, digits and hyphens"))
+    Err(Error::new(
+        ErrorKind::Invalid,
+        "render",
+        format!("{name:?}"),
+        "is not a namespace name",
+    )
+    .with_hint("use 1 to 63 lower case letters, digits and hyphens"))
 }
 
 fn is_dns_label(name: &str) -> bool {
@@ -315,7 +331,17 @@ mod tests {
         for good in ["a", "digits", "digits-2", &"x".repeat(63)] {
             spec(good).validate().expect(good);
         }
-        for bad in ["", "Digits", "2digits", "-a", "a-", "a.b", "a_b", "a/../b", &"x".repeat(64)] {
+        for bad in [
+            "",
+            "Digits",
+            "2digits",
+            "-a",
+            "a-",
+            "a.b",
+            "a_b",
+            "a/../b",
+            &"x".repeat(64),
+        ] {
             let error = spec(bad).validate().expect_err(bad);
             assert_eq!(error.kind(), ErrorKind::Invalid, "{bad}");
         }
@@ -332,7 +358,9 @@ mod tests {
             app().with_readiness_path("healthz"),
             app().with_pull_secret("No_Such"),
             app().with_startup_time(Duration::ZERO),
-            app().with_expose(Expose::LoadBalancer { azure_dns_label: Some("ab".into()) }),
+            app().with_expose(Expose::LoadBalancer {
+                azure_dns_label: Some("ab".into()),
+            }),
         ] {
             assert!(bad.validate().is_err(), "{bad:?}");
         }

@@ -32,7 +32,10 @@ impl Deployer {
         let seen = observe(&self.cluster, app).await?;
         let service = self.cluster.get(STAGE, Kind::Service, app).await?;
         let history = record::history(&self.cluster, app).await?;
-        let annotations = deployment.pointer("/metadata/annotations").cloned().unwrap_or_default();
+        let annotations = deployment
+            .pointer("/metadata/annotations")
+            .cloned()
+            .unwrap_or_default();
         Ok(Some(AppStatus {
             image: image_of_deployment(&deployment),
             revision: view.revision,
@@ -57,7 +60,7 @@ impl Deployer {
     pub async fn wait_for_address(&self, app: &str, timeout: Duration) -> Result<Address> {
         const STAGE: &str = "wait for address";
         check_app_name(app)?;
-        let end = Instant::now() + timeout;
+        let begin = Instant::now();
         loop {
             match self.cluster.get(STAGE, Kind::Service, app).await {
                 Ok(Some(service)) => {
@@ -66,16 +69,23 @@ impl Deployer {
                     }
                 }
                 Ok(None) => {
-                    return Err(Error::new(ErrorKind::NotFound, STAGE, app, "it has no Service")
-                        .with_hint("release it first"));
+                    return Err(
+                        Error::new(ErrorKind::NotFound, STAGE, app, "it has no Service")
+                            .with_hint("release it first"),
+                    );
                 }
                 Err(error) if error.is_retryable() => {}
                 Err(error) => return Err(error),
             }
-            if Instant::now() >= end {
+            if begin.elapsed() >= timeout {
                 return Err(self.no_address(app, timeout).await);
             }
-            tokio::time::sleep(self.limits.poll.min(end - Instant::now())).await;
+            tokio::time::sleep(
+                self.limits
+                    .poll
+                    .min(timeout.saturating_sub(begin.elapsed())),
+            )
+            .await;
         }
     }
 
@@ -95,16 +105,26 @@ impl Deployer {
     }
 
     fn address(&self, service: &Value) -> Option<Address> {
-        let port = service.pointer("/spec/ports/0/port").and_then(Value::as_u64);
+        let port = service
+            .pointer("/spec/ports/0/port")
+            .and_then(Value::as_u64);
         let port = port.and_then(|port| u16::try_from(port).ok())?;
         if text(service, "/spec/type") != "LoadBalancer" {
             let (name, namespace) = (text(service, "/metadata/name"), self.cluster.namespace());
             let host = format!("{name}.{namespace}.svc");
-            return Some(Address { host, port, internal: true });
+            return Some(Address {
+                host,
+                port,
+                internal: true,
+            });
         }
         let mut hosts = items(service, "/status/loadBalancer/ingress")
             .flat_map(|ingress| [text(ingress, "/hostname"), text(ingress, "/ip")])
             .filter(|host| !host.is_empty());
-        hosts.next().map(|host| Address { host, port, internal: false })
+        hosts.next().map(|host| Address {
+            host,
+            port,
+            internal: false,
+        })
     }
 }

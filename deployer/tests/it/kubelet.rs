@@ -28,8 +28,13 @@ enum Fate {
 
 impl Fate {
     fn of(pod: &Value) -> Self {
-        let image = pod["spec"]["containers"][0]["image"].as_str().unwrap_or_default();
-        match image.split_once("sha256:").and_then(|(_, hex)| hex.chars().next()) {
+        let image = pod["spec"]["containers"][0]["image"]
+            .as_str()
+            .unwrap_or_default();
+        match image
+            .split_once("sha256:")
+            .and_then(|(_, hex)| hex.chars().next())
+        {
             Some('b') => Self::NotFound,
             Some('c') => Self::Crashes,
             Some('d') => Self::DeniedAtFirst,
@@ -47,26 +52,41 @@ impl Fate {
             if ticks % 10 < 3 {
                 waiting("ErrImagePull", error)
             } else {
-                waiting("ImagePullBackOff", format!("Back-off pulling image {image:?}: ErrImagePull: {error}"))
+                waiting(
+                    "ImagePullBackOff",
+                    format!("Back-off pulling image {image:?}: ErrImagePull: {error}"),
+                )
             }
         };
         let now = timestamp();
         let running = json!({ "running": { "startedAt": now } });
-        let backoff = || waiting("CrashLoopBackOff", "back-off 10s restarting failed container".to_owned());
-        let restarts = ticks / 4;
-        let ended = |reason: &str, code: i64| {
-            json!({ "terminated": { "reason": reason, "exitCode": code, "startedAt": now, "finishedAt": now } })
+        let backoff = || {
+            waiting(
+                "CrashLoopBackOff",
+                "back-off 10s restarting failed container".to_owned(),
+            )
         };
+        let restarts = ticks / 4;
+        let ended = |reason: &str, code: i64| json!({ "terminated": { "reason": reason, "exitCode": code, "startedAt": now, "finishedAt": now } });
         let (state, last, restarts, ready) = match self {
-            Self::NotFound => (pull("failed to resolve reference: not found"), json!({}), 0, false),
-            Self::DeniedAtFirst if ticks < 8 => {
-                (pull("failed to authorize: 401 Unauthorized"), json!({}), 0, false)
-            }
+            Self::NotFound => (
+                pull("failed to resolve reference: not found"),
+                json!({}),
+                0,
+                false,
+            ),
+            Self::DeniedAtFirst if ticks < 8 => (
+                pull("failed to authorize: 401 Unauthorized"),
+                json!({}),
+                0,
+                false,
+            ),
             Self::Ready | Self::DeniedAtFirst => (running, json!({}), 0, true),
-            Self::NeverReady => (running, json!({}), 0, false),
             Self::Crashes if restarts > 0 => (backoff(), ended("Error", 3), restarts, false),
-            Self::OutOfMemory if restarts > 0 => (backoff(), ended("OOMKilled", 137), restarts, false),
-            Self::Crashes | Self::OutOfMemory => (running, json!({}), 0, false),
+            Self::OutOfMemory if restarts > 0 => {
+                (backoff(), ended("OOMKilled", 137), restarts, false)
+            }
+            Self::NeverReady | Self::Crashes | Self::OutOfMemory => (running, json!({}), 0, false),
         };
         json!({
             "name": "", "image": image, "imageID": "", "ready": ready, "started": ready,
@@ -112,7 +132,9 @@ fn timestamp() -> String {
 async fn join(api: &Api) -> Result<(), Missing> {
     if api.get(&format!("/api/v1/nodes/{NODE}")).await?.is_none() {
         // Another test may join at the same moment.
-        let _ = api.create("/api/v1/nodes", &json!({ "metadata": { "name": NODE } })).await;
+        let _ = api
+            .create("/api/v1/nodes", &json!({ "metadata": { "name": NODE } }))
+            .await;
         let lease = json!({ "metadata": { "name": NODE }, "spec": { "holderIdentity": NODE } });
         let _ = api.create(LEASES, &lease).await;
     }
@@ -127,13 +149,17 @@ async fn join(api: &Api) -> Result<(), Missing> {
             "lastHeartbeatTime": now, "lastTransitionTime": now,
         }],
     } });
-    api.patch(&format!("/api/v1/nodes/{NODE}/status"), &status).await.map(drop)
+    api.patch(&format!("/api/v1/nodes/{NODE}/status"), &status)
+        .await
+        .map(drop)
 }
 
 async fn renew(api: &Api) -> Result<(), Missing> {
     let now = DateTime::<Utc>::from(SystemTime::now()).to_rfc3339_opts(SecondsFormat::Micros, true);
     let spec = json!({ "spec": { "renewTime": now, "leaseDurationSeconds": 40 } });
-    api.patch(&format!("{LEASES}/{NODE}"), &spec).await.map(drop)
+    api.patch(&format!("{LEASES}/{NODE}"), &spec)
+        .await
+        .map(drop)
 }
 
 async fn play(api: &Api, pods: &str, ages: &mut BTreeMap<String, u64>) -> Result<(), Missing> {
@@ -144,7 +170,8 @@ async fn play(api: &Api, pods: &str, ages: &mut BTreeMap<String, u64>) -> Result
         }
         let name = pod["metadata"]["name"].as_str().unwrap_or_default();
         if pod["metadata"].get("deletionTimestamp").is_some() {
-            api.delete(&format!("{pods}/{name}?gracePeriodSeconds=0")).await?;
+            api.delete(&format!("{pods}/{name}?gracePeriodSeconds=0"))
+                .await?;
             continue;
         }
         let ticks = ages.entry(name.to_owned()).or_default();
@@ -153,7 +180,11 @@ async fn play(api: &Api, pods: &str, ages: &mut BTreeMap<String, u64>) -> Result
         if pod["status"]["containerStatuses"] == status["containerStatuses"] {
             continue;
         }
-        api.patch(&format!("{pods}/{name}/status"), &json!({ "status": status })).await?;
+        api.patch(
+            &format!("{pods}/{name}/status"),
+            &json!({ "status": status }),
+        )
+        .await?;
     }
     Ok(())
 }
@@ -192,7 +223,15 @@ fn status(pod: &Value, ticks: u64) -> Value {
 
 /// An address of its own for each pod, made of its identity.
 fn ip(pod: &Value) -> String {
-    let uid: String = pod["metadata"]["uid"].as_str().unwrap_or_default().replace('-', "");
+    let uid: String = pod["metadata"]["uid"]
+        .as_str()
+        .unwrap_or_default()
+        .replace('-', "");
     let byte = |at: usize| u8::from_str_radix(uid.get(at..at + 2).unwrap_or("1"), 16).unwrap_or(1);
-    format!("10.{}.{}.{}", 88 + byte(0) % 8, byte(2), byte(4).clamp(1, 254))
+    format!(
+        "10.{}.{}.{}",
+        88 + byte(0) % 8,
+        byte(2),
+        byte(4).clamp(1, 254)
+    )
 }

@@ -23,11 +23,16 @@ async fn begin(deployer: &Deployer, meanwhile: impl Future<Output = ()>) {
 
 #[tokio::test]
 async fn a_second_release_learns_who_holds_the_lock_and_a_dropped_one_gives_it_back() {
-    let Some(world) = World::api_only("lock-held").await else { return };
+    let Some(world) = World::api_only("lock-held").await else {
+        return;
+    };
     let first = world.deployer().await.with_holder("run 1");
     let second = world.deployer().await.with_holder("run 2");
     begin(&first, async {
-        let error = second.release(&app('2'), &record("2"), &|_| {}).await.expect_err("locked");
+        let error = second
+            .release(&app('2'), &record("2"), &|_| {})
+            .await
+            .expect_err("locked");
         assert_eq!(error.kind(), ErrorKind::Conflict);
         assert!(error.to_string().contains("run 1"), "{error}");
         assert!(error.hint().is_some());
@@ -41,7 +46,9 @@ async fn a_second_release_learns_who_holds_the_lock_and_a_dropped_one_gives_it_b
 
 #[tokio::test]
 async fn the_lock_of_a_dead_holder_is_taken_over_when_it_has_run_out() {
-    let Some(world) = World::api_only("lock-dead").await else { return };
+    let Some(world) = World::api_only("lock-dead").await else {
+        return;
+    };
     let lease = |age: u64| {
         let renewed = SystemTime::now() - Duration::from_secs(age);
         let renewed = chrono::DateTime::<chrono::Utc>::from(renewed)
@@ -52,14 +59,22 @@ async fn the_lock_of_a_dead_holder_is_taken_over_when_it_has_run_out() {
         })
     };
     let leases = world.path("coordination.k8s.io/v1/leases");
-    world.cluster.api().create(&leases, &lease(50)).await.expect("created");
+    world
+        .cluster
+        .api()
+        .create(&leases, &lease(50))
+        .await
+        .expect("created");
     let deployer = world.deployer().await.with_holder("heir");
     let error = deployer.rollback(APP, &|_| {}).await.expect_err("not yet");
     assert_eq!(error.kind(), ErrorKind::Conflict);
 
     // The clock is the caller's: eleven seconds later the lease has run out.
     let later = deployer.with_clock(|| SystemTime::now() + Duration::from_secs(11));
-    let error = later.rollback(APP, &|_| {}).await.expect_err("there is no history");
+    let error = later
+        .rollback(APP, &|_| {})
+        .await
+        .expect_err("there is no history");
     assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
     assert!(world.list("coordination.k8s.io/v1/leases").await.is_empty());
 }

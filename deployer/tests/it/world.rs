@@ -24,7 +24,11 @@ impl World {
     pub(crate) async fn api_only(namespace: &str) -> Option<Self> {
         let cluster = need(Cluster::shared(Tier::ControlPlane).await)?;
         need(cluster.namespace(namespace).await)?;
-        Some(Self { cluster, namespace: namespace.to_owned(), _kubelet: None })
+        Some(Self {
+            cluster,
+            namespace: namespace.to_owned(),
+            _kubelet: None,
+        })
     }
 
     /// Controllers, scheduler and a scripted node, and an empty namespace.
@@ -32,7 +36,11 @@ impl World {
         let cluster = need(Cluster::shared(Tier::Controllers).await)?;
         need(cluster.namespace(namespace).await)?;
         let kubelet = need(Kubelet::start(cluster.api().clone(), namespace).await)?;
-        Some(Self { cluster, namespace: namespace.to_owned(), _kubelet: Some(kubelet) })
+        Some(Self {
+            cluster,
+            namespace: namespace.to_owned(),
+            _kubelet: Some(kubelet),
+        })
     }
 
     /// A deployer into the namespace, with the waits of a fast node.
@@ -46,14 +54,24 @@ impl World {
     /// The objects of one kind in the namespace, by its path such as `apps/v1/deployments`.
     pub(crate) async fn list(&self, kind: &str) -> Vec<Value> {
         let path = self.path(kind);
-        let list = self.cluster.api().get(&path).await.expect("the API server lists");
-        list.and_then(|list| list["items"].as_array().cloned()).unwrap_or_default()
+        let list = self
+            .cluster
+            .api()
+            .get(&path)
+            .await
+            .expect("the API server lists");
+        list.and_then(|list| list["items"].as_array().cloned())
+            .unwrap_or_default()
     }
 
     /// One object in the namespace.
     pub(crate) async fn get(&self, kind: &str, name: &str) -> Option<Value> {
         let path = format!("{}/{name}", self.path(kind));
-        self.cluster.api().get(&path).await.expect("the API server answers")
+        self.cluster
+            .api()
+            .get(&path)
+            .await
+            .expect("the API server answers")
     }
 
     /// The path of a kind in the namespace.
@@ -76,7 +94,12 @@ impl World {
             "coordination.k8s.io/v1/leases",
         ] {
             for object in self.list(kind).await {
-                let text = |key: &str| object["metadata"][key].as_str().unwrap_or_default().to_owned();
+                let text = |key: &str| {
+                    object["metadata"][key]
+                        .as_str()
+                        .unwrap_or_default()
+                        .to_owned()
+                };
                 versions.push((kind.to_owned(), text("name"), text("resourceVersion")));
             }
         }
@@ -107,7 +130,9 @@ pub(crate) fn app(digit: char) -> AppSpec {
 
 /// The record of a release with this key.
 pub(crate) fn record(key: &str) -> ReleaseRecord {
-    ReleaseRecord::new(key).with_commit("0123abc").with_model("digits", "1.0", "sha256:77")
+    ReleaseRecord::new(key)
+        .with_commit("0123abc")
+        .with_model("digits", "1.0", "sha256:77")
 }
 
 /// Releases the image with this digit under a key of the same name.
