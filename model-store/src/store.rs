@@ -137,7 +137,7 @@ impl ModelStore {
             Ok(found) => self.collect(stage, path, found).await,
             Err(object_store::Error::NotModified { .. }) => Ok(Fetched::NotModified),
             Err(error) => self
-                .missing_or(stage, path, error)
+                .missing_or(stage, path, &error)
                 .map(|()| Fetched::Missing),
         }
     }
