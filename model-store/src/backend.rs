@@ -112,7 +112,7 @@ fn open_azure(
     site.credential = credential;
     let store = builder
         .build()
-        .map_err(|error| site.error(STAGE, url.to_string(), error))?;
+        .map_err(|error| site.error(STAGE, url.to_string(), &error))?;
     Ok(Arc::new(store))
 }
 
@@ -216,7 +216,7 @@ fn open_s3(
     site.credential = credential;
     let store = builder
         .build()
-        .map_err(|error| site.error(STAGE, url.to_string(), error))?;
+        .map_err(|error| site.error(STAGE, url.to_string(), &error))?;
     Ok(Arc::new(store))
 }
 

@@ -29,16 +29,15 @@ impl Site {
         &self,
         stage: &'static str,
         object: impl Into<String>,
-        error: object_store::Error,
+        error: &object_store::Error,
     ) -> Error {
-        let text = self.clean(&chain(&error));
-        let kind = self.kind(&error, &text);
-        let detail = self.detail(kind, &error, &text);
+        let text = self.clean(&chain(error));
+        let kind = self.kind(error, &text);
+        let detail = self.detail(kind, error, &text);
         let mut ours = Error::new(kind, stage, object, detail).with_source(text.clone());
         if let Some(hint) = self.hint(kind, &text) {
             ours = ours.with_hint(hint);
         }
-        drop(error);
         ours
     }
 
@@ -156,7 +155,10 @@ impl Site {
                 None
             };
             match query {
-                Some(at) => clean.push_str(&format!("{}?***", &word[..at])),
+                Some(at) => {
+                    clean.push_str(&word[..at]);
+                    clean.push_str("?***");
+                }
                 None if word.contains("sig=") => clean.push_str("***"),
                 None => clean.push_str(word),
             }
@@ -265,7 +267,7 @@ mod tests {
         let forbidden = site().error(
             "resolve model",
             "az://models.acme/m",
-            error("AuthorizationPermissionMismatch"),
+            &error("AuthorizationPermissionMismatch"),
         );
         assert_eq!(forbidden.kind(), ErrorKind::Forbidden);
         assert!(
@@ -283,7 +285,7 @@ mod tests {
         let unauthorized = site().error(
             "resolve model",
             "az://models.acme/m",
-            error("AuthenticationFailed"),
+            &error("AuthenticationFailed"),
         );
         assert_eq!(unauthorized.kind(), ErrorKind::Unauthorized);
         assert!(

@@ -112,7 +112,7 @@ impl ModelStore {
                 let (now, _) = self.look(path).await?;
                 self.lost(path, pointer, now.bytes.as_deref())
             }
-            Err(error) => Err(self.error(STAGE, path, error)),
+            Err(error) => Err(self.error(STAGE, path, &error)),
         }
     }
 

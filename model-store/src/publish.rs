@@ -235,7 +235,7 @@ impl ModelStore {
                 Some(theirs) => self.check_same(&theirs, &manifest.tree_digest),
                 None => Err(self.claimed(&manifest.version)),
             },
-            Err(error) => Err(self.error(STAGE, &path, error)),
+            Err(error) => Err(self.error(STAGE, &path, &error)),
         }
     }
 

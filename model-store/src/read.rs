@@ -188,7 +188,7 @@ impl ModelStore {
         while let Some(chunk) = stream
             .try_next()
             .await
-            .map_err(|error| self.changed_or(source, error))?
+            .map_err(|error| self.changed_or(source, &error))?
         {
             got += chunk.len() as u64;
             chunks.push(chunk);
@@ -226,7 +226,7 @@ impl ModelStore {
         };
         let key: Path = self.key(&source.path)?;
         let found = self.objects().get_opts(&key, options).await;
-        let found = found.map_err(|error| self.changed_or(source, error))?;
+        let found = found.map_err(|error| self.changed_or(source, &error))?;
         if found.meta.size != source.size {
             return Err(self.changed(source));
         }
@@ -234,7 +234,7 @@ impl ModelStore {
     }
 
     /// A pinned object that is gone, or whose range is, has changed.
-    fn changed_or(&self, source: &Source, error: object_store::Error) -> Error {
+    fn changed_or(&self, source: &Source, error: &object_store::Error) -> Error {
         let changed = matches!(
             error,
             object_store::Error::Precondition { .. } | object_store::Error::NotFound { .. }
@@ -289,7 +289,9 @@ impl Source {
 async fn hash(mut hasher: Sha256, part: &[Bytes]) -> Result<Sha256> {
     let part = part.to_vec();
     let task = tokio::task::spawn_blocking(move || {
-        part.iter().for_each(|chunk| hasher.update(chunk));
+        for chunk in &part {
+            hasher.update(chunk);
+        }
         hasher
     });
     task.await.map_err(|error| {

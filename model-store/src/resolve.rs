@@ -105,7 +105,7 @@ impl ModelStore {
             Ok(listed) => listed,
             Err(error) => {
                 return self
-                    .missing_or("list versions", "", error)
+                    .missing_or("list versions", "", &error)
                     .map(|()| Vec::new());
             }
         };

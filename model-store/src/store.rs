@@ -108,7 +108,7 @@ impl ModelStore {
         &self,
         stage: &'static str,
         object: &str,
-        error: object_store::Error,
+        error: &object_store::Error,
     ) -> Error {
         self.0.site.error(stage, self.name_of(object), error)
     }
@@ -137,7 +137,7 @@ impl ModelStore {
             Ok(found) => self.collect(stage, path, found).await,
             Err(object_store::Error::NotModified { .. }) => Ok(Fetched::NotModified),
             Err(error) => self
-                .missing_or(stage, path, error)
+                .missing_or(stage, path, &error)
                 .map(|()| Fetched::Missing),
         }
     }
@@ -149,7 +149,7 @@ impl ModelStore {
         while let Some(chunk) = stream
             .try_next()
             .await
-            .map_err(|error| self.error(stage, path, error))?
+            .map_err(|error| self.error(stage, path, &error))?
         {
             if (bytes.len() + chunk.len()) as u64 > MAX_DOCUMENT {
                 return Err(Error::invalid(
@@ -170,7 +170,7 @@ impl ModelStore {
     pub(crate) async fn head(&self, stage: &'static str, path: &str) -> Result<Option<ObjectMeta>> {
         match self.0.store.head(&self.key(path)?).await {
             Ok(meta) => Ok(Some(meta)),
-            Err(error) => self.missing_or(stage, path, error).map(|()| None),
+            Err(error) => self.missing_or(stage, path, &error).map(|()| None),
         }
     }
 
@@ -179,10 +179,10 @@ impl ModelStore {
         &self,
         stage: &'static str,
         path: &str,
-        error: object_store::Error,
+        error: &object_store::Error,
     ) -> Result<()> {
         let not_found = matches!(error, object_store::Error::NotFound { .. });
-        if not_found && !place_is_missing(&error) {
+        if not_found && !place_is_missing(error) {
             Ok(())
         } else {
             Err(self.error(stage, path, error))

@@ -121,8 +121,8 @@ impl StoreUrl {
             .split('/')
             .filter(|s| !s.is_empty())
             .chain([name])
-            .collect();
-        Self::from_segments(Scheme::File, String::new(), String::new(), segments)
+            .collect::<Vec<_>>();
+        Self::from_segments(Scheme::File, String::new(), String::new(), &segments)
             .map_err(|detail| Error::invalid(STAGE, object, detail))
     }
 
@@ -135,7 +135,7 @@ impl StoreUrl {
         scheme: Scheme,
         container: String,
         account: String,
-        segments: Vec<&str>,
+        segments: &[&str],
     ) -> Result<Self, String> {
         let name = segments.last().ok_or("the model's name is missing")?;
         check_name(name).map_err(|detail| format!("in the model's name, {detail}"))?;
@@ -186,7 +186,7 @@ impl StoreUrl {
             scheme,
             container,
             account,
-            segments.iter().map(String::as_str).collect(),
+            &segments.iter().map(String::as_str).collect::<Vec<_>>(),
         )
     }
 }

@@ -64,9 +64,9 @@ impl ModelStore {
                     return Ok(());
                 }
                 let put = self.objects().put(&key, bytes.into()).await;
-                put.map_err(|error| self.error(STAGE, path, error))?;
+                put.map_err(|error| self.error(STAGE, path, &error))?;
             }
-            Err(error) => return Err(self.error(STAGE, path, error)),
+            Err(error) => return Err(self.error(STAGE, path, &error)),
         }
         progress(Event::Uploading {
             path: file.path.clone(),
@@ -84,7 +84,7 @@ impl ModelStore {
         progress: &(dyn Fn(Event) + Send + Sync),
     ) -> Result<()> {
         let upload = self.objects().put_multipart(&self.key(path)?).await;
-        let mut upload = upload.map_err(|error| self.error(STAGE, path, error))?;
+        let mut upload = upload.map_err(|error| self.error(STAGE, path, &error))?;
         let sent = self
             .send_parts(path, upload.as_mut(), (file, local), progress)
             .await;
@@ -96,7 +96,7 @@ impl ModelStore {
         upload
             .complete()
             .await
-            .map_err(|error| self.error(STAGE, path, error))?;
+            .map_err(|error| self.error(STAGE, path, &error))?;
         Ok(())
     }
 
@@ -149,7 +149,7 @@ impl ModelStore {
             )
             .with_source(error)
         })?;
-        sent.map_err(|error| self.error(STAGE, path, error))
+        sent.map_err(|error| self.error(STAGE, path, &error))
     }
 }
 

@@ -1,1 +1,9 @@
 //! Integration tests of `modelship-model-store`, one binary.
+//!
+//! `conformance` holds the behaviour every store must show; `backends` runs it over each of them,
+//! real servers included. `failures` shows what people see when something is wrong.
+
+mod backends;
+mod conformance;
+mod failures;
+mod fixtures;
