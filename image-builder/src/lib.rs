@@ -2,17 +2,33 @@
 //!
 //! This file wires the modules and re-exports the public names.
 
+mod archive;
+mod bridge;
+mod codec;
+mod config;
 mod content;
 mod error;
+mod frame;
+mod hash;
+mod image;
+mod layer;
+mod manifest;
 mod path;
+mod platform;
 mod progress;
 mod source_dir;
 mod stream;
+#[cfg(test)]
+mod testing;
 mod tree;
 
+pub use config::ConfigEdit;
 pub use content::Content;
 pub use error::{BoxError, Error, ErrorKind, Result};
+pub use image::{Image, Sealed};
+pub use layer::Layer;
 pub use oci_spec::image::{Descriptor, Digest, MediaType};
+pub use platform::Platform;
 pub use progress::Event;
 pub use source_dir::TreeOptions;
 pub use stream::ByteStream;
