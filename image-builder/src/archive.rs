@@ -66,7 +66,10 @@ impl Archive {
         let NodeKind::File(content) = &node.kind else {
             return head;
         };
-        let pad = zeros(padding(content.len()), in_content.saturating_sub(content.len()));
+        let pad = zeros(
+            padding(content.len()),
+            in_content.saturating_sub(content.len()),
+        );
         if in_content >= content.len() {
             return head.chain(pad).boxed();
         }
@@ -122,7 +125,9 @@ mod tests {
     use proptest::prelude::*;
 
     async fn all(archive: &Arc<Archive>, from: u64) -> Bytes {
-        collect(archive.open(from), u64::MAX, "archive").await.unwrap()
+        collect(archive.open(from), u64::MAX, "archive")
+            .await
+            .unwrap()
     }
 
     #[tokio::test]

@@ -69,7 +69,13 @@ pub(crate) async fn with_reader<T: Send + 'static>(
     }
     drop(sender);
     worker.await.map_err(|e| {
-        Error::new(ErrorKind::Io, "read content", object, "the worker thread failed").with_source(e)
+        Error::new(
+            ErrorKind::Io,
+            "read content",
+            object,
+            "the worker thread failed",
+        )
+        .with_source(e)
     })?
 }
 
@@ -89,7 +95,9 @@ mod tests {
     #[tokio::test]
     async fn all_bytes_arrive_in_order() {
         let parts: Vec<_> = (0..100_u8).map(|n| Ok(Bytes::from(vec![n; 7]))).collect();
-        let all = with_reader(stream::iter(parts).boxed(), "x", read_all).await.unwrap();
+        let all = with_reader(stream::iter(parts).boxed(), "x", read_all)
+            .await
+            .unwrap();
         assert_eq!(all.len(), 700);
         assert!(all.is_sorted());
     }

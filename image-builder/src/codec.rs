@@ -31,8 +31,13 @@ impl Codec {
             MediaType::ImageLayerZstd | MediaType::ImageLayerNonDistributableZstd => Ok(Self::Zstd),
             other => {
                 let detail = "it is not the media type of a file system layer";
-                Err(Error::new(ErrorKind::Unsupported, "read layer", other.to_string(), detail)
-                    .with_hint("use an image whose layers are tar, tar+gzip or tar+zstd"))
+                Err(Error::new(
+                    ErrorKind::Unsupported,
+                    "read layer",
+                    other.to_string(),
+                    detail,
+                )
+                .with_hint("use an image whose layers are tar, tar+gzip or tar+zstd"))
             }
         }
     }
@@ -111,7 +116,10 @@ impl<R: Read> ZstdReader<R> {
                 length,
                 ..
             })) => {
-                io::copy(&mut self.source.by_ref().take(length.into()), &mut io::sink())?;
+                io::copy(
+                    &mut self.source.by_ref().take(length.into()),
+                    &mut io::sink(),
+                )?;
             }
             Err(error) => return Err(io::Error::other(error)),
         }
@@ -150,14 +158,20 @@ pub(crate) fn gzip(mut reader: StreamReader, spool: &Path) -> Result<Gzipped> {
     loop {
         block.clear();
         let mut limited = reader.by_ref().take(FEED as u64);
-        limited.read_to_end(&mut block).map_err(failed("cannot read the layer"))?;
+        limited
+            .read_to_end(&mut block)
+            .map_err(failed("cannot read the layer"))?;
         if block.is_empty() {
             break;
         }
         diff.update(&block);
-        encoder.write_all(&block).map_err(failed("cannot write the spool file"))?;
+        encoder
+            .write_all(&block)
+            .map_err(failed("cannot write the spool file"))?;
     }
-    let sink = encoder.finish().map_err(failed("cannot write the spool file"))?;
+    let sink = encoder
+        .finish()
+        .map_err(failed("cannot write the spool file"))?;
     let (size, digest) = (sink.hasher.seen(), sink.hasher.finish());
     let file = sink
         .inner
@@ -167,7 +181,12 @@ pub(crate) fn gzip(mut reader: StreamReader, spool: &Path) -> Result<Gzipped> {
     file.persist(&path)
         .map_err(|e| failed("cannot name the spool file")(e.error))?;
     let diff_id = diff.finish();
-    Ok(Gzipped { path, digest, size, diff_id })
+    Ok(Gzipped {
+        path,
+        digest,
+        size,
+        diff_id,
+    })
 }
 
 struct HashingWriter<W> {

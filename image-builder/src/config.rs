@@ -112,7 +112,12 @@ impl ConfigEdit {
 }
 
 fn strings<S: Into<String>>(items: impl IntoIterator<Item = S>) -> Value {
-    Value::Array(items.into_iter().map(|item| Value::String(item.into())).collect())
+    Value::Array(
+        items
+            .into_iter()
+            .map(|item| Value::String(item.into()))
+            .collect(),
+    )
 }
 
 /// A whole config: an object that holds what config.md requires.
@@ -134,14 +139,17 @@ impl Config {
 
     /// Reads a config, and checks that it lists `layers` diff ids.
     pub(crate) fn parse(bytes: &[u8], layers: usize) -> Result<Self> {
-        let invalid = |detail: String| Error::new(ErrorKind::Invalid, "read image", "config", detail);
+        let invalid =
+            |detail: String| Error::new(ErrorKind::Invalid, "read image", "config", detail);
         let fields: Map<String, Value> = serde_json::from_slice(bytes)
             .map_err(|e| invalid("it is not a JSON object".to_owned()).with_source(e))?;
         let config = Self(fields);
         let diff_ids = config.diff_ids();
         if diff_ids.len() != layers {
             let found = diff_ids.len();
-            return Err(invalid(format!("it lists {found} diff ids for {layers} layers")));
+            return Err(invalid(format!(
+                "it lists {found} diff ids for {layers} layers"
+            )));
         }
         Ok(config)
     }
@@ -152,7 +160,11 @@ impl Config {
             .get("rootfs")
             .and_then(|rootfs| rootfs.get("diff_ids"))
             .and_then(Value::as_array)
-            .map(|ids| ids.iter().map(|id| id.as_str().unwrap_or_default()).collect())
+            .map(|ids| {
+                ids.iter()
+                    .map(|id| id.as_str().unwrap_or_default())
+                    .collect()
+            })
             .unwrap_or_default()
     }
 
@@ -161,13 +173,18 @@ impl Config {
         let text = |name: &str| self.0.get(name).and_then(Value::as_str);
         let (os, architecture) = (text("os")?, text("architecture")?);
         let variant = text("variant").filter(|variant| !variant.is_empty());
-        let variant = variant.map(|variant| format!("/{variant}")).unwrap_or_default();
+        let variant = variant
+            .map(|variant| format!("/{variant}"))
+            .unwrap_or_default();
         format!("{os}/{architecture}{variant}").parse().ok()
     }
 
     /// How many history entries claim a layer.
     pub(crate) fn history_layers(&self) -> usize {
-        self.history().iter().filter(|entry| !is_empty_layer(entry)).count()
+        self.history()
+            .iter()
+            .filter(|entry| !is_empty_layer(entry))
+            .count()
     }
 
     /// Whether there is any history; it is optional.
@@ -208,9 +225,12 @@ impl Config {
             let unknown = json!({ "comment": "base layer", "created": created });
             vec![unknown; base]
         };
-        history.extend(layers.iter().skip(base).map(|(_, created_by)| {
-            json!({ "created": created, "created_by": created_by })
-        }));
+        history.extend(
+            layers
+                .iter()
+                .skip(base)
+                .map(|(_, created_by)| json!({ "created": created, "created_by": created_by })),
+        );
         fields.insert("history".into(), Value::Array(history));
         canonical(Value::Object(fields))
     }

@@ -111,9 +111,21 @@ fn block(kind: EntryType, mode: u32, fields: &Fields<'_>) -> Header {
     header.set_entry_type(kind);
     header.set_mode(mode);
     header.set_mtime(MTIME);
-    header.set_uid(if fields.ids.0 > MAX_ID { 0 } else { fields.ids.0 });
-    header.set_gid(if fields.ids.1 > MAX_ID { 0 } else { fields.ids.1 });
-    header.set_size(if fields.size > MAX_SIZE { 0 } else { fields.size });
+    header.set_uid(if fields.ids.0 > MAX_ID {
+        0
+    } else {
+        fields.ids.0
+    });
+    header.set_gid(if fields.ids.1 > MAX_ID {
+        0
+    } else {
+        fields.ids.1
+    });
+    header.set_size(if fields.size > MAX_SIZE {
+        0
+    } else {
+        fields.size
+    });
     let old = header.as_old_mut();
     put(&mut old.name, fields.name);
     put(&mut old.linkname, fields.link);

@@ -28,7 +28,9 @@ impl Hasher {
     pub(crate) fn finish(self) -> Digest {
         let hex = hex::encode(self.state.finalize());
         let digest = Sha256Digest::from_str(&hex);
-        digest.expect("64 lower-case hex digits are a SHA-256 digest").into()
+        digest
+            .expect("64 lower-case hex digits are a SHA-256 digest")
+            .into()
     }
 }
 
@@ -45,8 +47,13 @@ pub(crate) fn sha256_hex(digest: &Digest) -> Result<&str> {
         "sha256" => Ok(digest.digest()),
         other => {
             let detail = format!("the digest algorithm `{other}` is not supported");
-            Err(Error::new(ErrorKind::Unsupported, "check digest", digest.to_string(), detail)
-                .with_hint("use an image whose digests are SHA-256"))
+            Err(Error::new(
+                ErrorKind::Unsupported,
+                "check digest",
+                digest.to_string(),
+                detail,
+            )
+            .with_hint("use an image whose digests are SHA-256"))
         }
     }
 }
@@ -60,8 +67,10 @@ pub(crate) fn verify(what: &str, stated: (&Digest, u64), found: (&Digest, u64)) 
         "stated are {} and {} bytes, found are {} and {} bytes",
         stated.0, stated.1, found.0, found.1
     );
-    Err(Error::new(ErrorKind::DigestMismatch, "verify", what, detail)
-        .with_hint("fetch it again; if the mismatch stays, its source is damaged"))
+    Err(
+        Error::new(ErrorKind::DigestMismatch, "verify", what, detail)
+            .with_hint("fetch it again; if the mismatch stays, its source is damaged"),
+    )
 }
 
 #[cfg(test)]

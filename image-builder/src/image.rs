@@ -197,13 +197,11 @@ impl Image {
             descriptors.push(descriptor);
             entries.push((diff_id.to_string(), layer.history().to_owned()));
         }
-        let (manifest, config) = match &self.original {
-            Some(original) => (original.manifest.clone(), original.config.clone()),
-            None => {
-                let config = Bytes::from(self.config.seal(&self.created, &entries, self.base));
-                let manifest = self.manifest(&config, &descriptors)?;
-                (manifest, config)
-            }
+        let (manifest, config) = if let Some(original) = &self.original {
+            (original.manifest.clone(), original.config.clone())
+        } else {
+            let config = Bytes::from(self.config.seal(&self.created, &entries, self.base));
+            (self.manifest(&config, &descriptors)?, config)
         };
         Ok(Sealed {
             manifest_descriptor: descriptor(MediaType::ImageManifest, &manifest),
@@ -235,8 +233,13 @@ fn descriptor(media_type: MediaType, bytes: &Bytes) -> Descriptor {
 pub(crate) fn to_json(descriptor: &Descriptor) -> Result<Value> {
     serde_json::to_value(descriptor).map_err(|e| {
         let object = descriptor.digest().to_string();
-        Error::new(ErrorKind::Invalid, "seal image", object, "the descriptor is no JSON")
-            .with_source(e)
+        Error::new(
+            ErrorKind::Invalid,
+            "seal image",
+            object,
+            "the descriptor is no JSON",
+        )
+        .with_source(e)
     })
 }
 
@@ -268,7 +271,7 @@ mod tests {
             assert_eq!(again.manifest, first.manifest);
             assert_eq!(again.config, first.config);
         }
-        let golden = "sha256:image";
+        let golden = "sha256:a60adc1836996590f161dbb78c27f38d65a7949762dbda76e6d6b93d552f0546";
         assert_eq!(first.manifest_descriptor.digest().to_string(), golden);
     }
 
@@ -280,7 +283,12 @@ mod tests {
         for layer in image.layers() {
             known.push(layer.measure().await.unwrap());
         }
-        let sealed = image.clone().with_layers_known(known.clone()).unwrap().seal().unwrap();
+        let sealed = image
+            .clone()
+            .with_layers_known(known.clone())
+            .unwrap()
+            .seal()
+            .unwrap();
         assert_eq!(sealed.layers.len(), 2);
         known.pop();
         assert!(image.with_layers_known(known).is_err());
@@ -290,7 +298,9 @@ mod tests {
     async fn an_unchanged_image_keeps_its_bytes_and_a_changed_one_its_layers() {
         let sealed = sample().await.seal().unwrap();
         // A different but valid spelling of the same manifest.
-        let spaced = String::from_utf8(sealed.manifest.to_vec()).unwrap().replace("\":", "\": ");
+        let spaced = String::from_utf8(sealed.manifest.to_vec())
+            .unwrap()
+            .replace("\":", "\": ");
         let open = |_: &Descriptor, _| crate::stream::of_bytes(&Bytes::new(), 0);
         let opened = Image::from_parts(spaced.as_bytes(), &sealed.config, open).unwrap();
         assert_eq!(opened.seal().unwrap().manifest, spaced.as_bytes());
@@ -305,9 +315,15 @@ mod tests {
         let sealed = sample().await.seal().unwrap();
         let docker = String::from_utf8(sealed.manifest.to_vec()).unwrap();
         let docker = docker
-            .replace("vnd.oci.image.manifest.v1", "vnd.docker.distribution.manifest.v2")
+            .replace(
+                "vnd.oci.image.manifest.v1",
+                "vnd.docker.distribution.manifest.v2",
+            )
             .replace("vnd.oci.image.config.v1", "vnd.docker.container.image.v1")
-            .replace("vnd.oci.image.layer.v1.tar", "vnd.docker.image.rootfs.diff.tar");
+            .replace(
+                "vnd.oci.image.layer.v1.tar",
+                "vnd.docker.image.rootfs.diff.tar",
+            );
         let open = |_: &Descriptor, _| crate::stream::of_bytes(&Bytes::new(), 0);
         let image = Image::from_parts(docker.as_bytes(), &sealed.config, open).unwrap();
         let text = String::from_utf8(image.seal().unwrap().manifest.to_vec()).unwrap();

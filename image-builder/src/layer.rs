@@ -46,7 +46,12 @@ impl Layer {
         let created_by = format!("modelship: {} entries", archive.count());
         let len = archive.len();
         let open = move |from| archive.open(from);
-        Ok(Self::new(Arc::new(open), len, MediaType::ImageLayer, created_by))
+        Ok(Self::new(
+            Arc::new(open),
+            len,
+            MediaType::ImageLayer,
+            created_by,
+        ))
     }
 
     /// The directory `dir` below `at`: [`Tree::from_dir`] with default options as a layer.
@@ -69,8 +74,13 @@ impl Layer {
         open: impl Fn(u64) -> ByteStream + Send + Sync + 'static,
     ) -> Result<Self> {
         if !at.starts_with('/') {
-            return Err(Error::new(ErrorKind::Invalid, "build layer", at, "the path is relative")
-                .with_hint("give the file's absolute path in the image"));
+            return Err(Error::new(
+                ErrorKind::Invalid,
+                "build layer",
+                at,
+                "the path is relative",
+            )
+            .with_hint("give the file's absolute path in the image"));
         }
         let mut tree = Tree::new();
         tree.insert_file(at, 0o644, Content::stream(len, open))?;
@@ -82,6 +92,10 @@ impl Layer {
     ///
     /// The bytes are trusted to match; [`validate`](crate::validate()) and
     /// [`layout::write`](crate::layout::write) check them.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "the layer takes the descriptor's place"
+    )]
     pub fn known(
         descriptor: Descriptor,
         diff_id: Digest,
@@ -97,7 +111,12 @@ impl Layer {
         layer.digest = Some(descriptor.digest().clone());
         layer.diff_id = Some(diff_id);
         layer.urls.clone_from(descriptor.urls());
-        layer.annotations = descriptor.annotations().clone().unwrap_or_default().into_iter().collect();
+        layer.annotations = descriptor
+            .annotations()
+            .clone()
+            .unwrap_or_default()
+            .into_iter()
+            .collect();
         layer
     }
 
@@ -125,7 +144,12 @@ impl Layer {
         if Codec::of(&self.media_type)? != Codec::Plain {
             let detail = "it is compressed already";
             let object = self.created_by.clone();
-            return Err(Error::new(ErrorKind::Unsupported, "compress layer", object, detail));
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "compress layer",
+                object,
+                detail,
+            ));
         }
         let spool = spool.to_owned();
         let made = bridge::with_reader(self.open(0), &self.created_by, move |reader| {
@@ -142,6 +166,15 @@ impl Layer {
             diff_id: Some(made.diff_id),
             ..self
         })
+    }
+
+    /// The same layer read from another place that has the same bytes.
+    pub(crate) fn with_source(
+        mut self,
+        open: impl Fn(u64) -> ByteStream + Send + Sync + 'static,
+    ) -> Self {
+        self.open = Arc::new(open);
+        self
     }
 
     /// The length in bytes as stored.
@@ -242,7 +275,12 @@ impl Layer {
         {
             let detail = format!("it has digest {digest}, but {known} was stated");
             let object = self.created_by.clone();
-            return Err(Error::new(ErrorKind::DigestMismatch, "measure layer", object, detail));
+            return Err(Error::new(
+                ErrorKind::DigestMismatch,
+                "measure layer",
+                object,
+                detail,
+            ));
         }
         let mut layer = self.clone();
         if Codec::of(&self.media_type)? == Codec::Plain {
@@ -250,7 +288,12 @@ impl Layer {
         } else if self.diff_id.is_none() {
             let detail = "the diff id of a compressed layer cannot follow from its digest";
             let object = self.created_by.clone();
-            return Err(Error::new(ErrorKind::Invalid, "measure layer", object, detail));
+            return Err(Error::new(
+                ErrorKind::Invalid,
+                "measure layer",
+                object,
+                detail,
+            ));
         }
         layer.digest = Some(digest);
         Ok(layer)
@@ -279,7 +322,8 @@ mod tests {
 
     fn sample() -> Tree {
         let mut tree = Tree::new();
-        tree.insert_bytes("app/main.py", 0o644, "print('hello')\n").unwrap();
+        tree.insert_bytes("app/main.py", 0o644, "print('hello')\n")
+            .unwrap();
         tree.insert_symlink("app/link", "main.py").unwrap();
         tree.insert_bytes("app/größe", 0o755, vec![1; 512]).unwrap();
         tree.insert_hardlink("app/again", "app/größe").unwrap();
@@ -302,15 +346,17 @@ mod tests {
                 gzip.descriptor().unwrap().digest().to_string().as_str(),
             ),
             (
-                "sha256:plain",
-                "sha256:gzip",
+                "sha256:6dc0bba4688575d82c99942a38eda3e2f9063d43d334829955970f37698c9371",
+                "sha256:bff3dcc02d96a8f598439b6ea42b7385f8ce9a47c609986f48eb9e9e2e0204fe",
             ),
         );
     }
 
     #[tokio::test]
     async fn gzip_is_replayable_readable_and_independent_of_chunks() {
-        let data: Vec<u8> = (0..300_000_u32).flat_map(|n| (n / 7).to_le_bytes()).collect();
+        let data: Vec<u8> = (0..300_000_u32)
+            .flat_map(|n| (n / 7).to_le_bytes())
+            .collect();
         let data = Bytes::from(data);
         let spool = tempfile::tempdir().unwrap();
         let mut digests = vec![];
@@ -319,7 +365,11 @@ mod tests {
             let len = data.len() as u64;
             let layer = Layer::stream("/w", len, move |from| {
                 let rest = data.slice(usize::try_from(from).unwrap()..);
-                let parts: Vec<_> = rest.chunks(size).map(Bytes::copy_from_slice).map(Ok).collect();
+                let parts: Vec<_> = rest
+                    .chunks(size)
+                    .map(Bytes::copy_from_slice)
+                    .map(Ok)
+                    .collect();
                 futures::stream::iter(parts).boxed()
             });
             let plain = layer.unwrap();
@@ -327,7 +377,9 @@ mod tests {
             let stored = bytes(&gzip).await;
             assert_eq!(&digest(&stored), gzip.descriptor().unwrap().digest());
             let mut unpacked = vec![];
-            flate2::read::GzDecoder::new(&stored[..]).read_to_end(&mut unpacked).unwrap();
+            flate2::read::GzDecoder::new(&stored[..])
+                .read_to_end(&mut unpacked)
+                .unwrap();
             assert_eq!(unpacked, bytes(&plain).await);
             digests.push(digest(&stored));
         }
@@ -339,7 +391,9 @@ mod tests {
     #[tokio::test]
     async fn a_model_layer_announces_its_exact_length_and_parents() {
         let weights = Bytes::from(vec![3; 1500]);
-        let layer = Layer::stream("/models/m/w.bin", 1500, move |from| of_bytes(&weights, from));
+        let layer = Layer::stream("/models/m/w.bin", 1500, move |from| {
+            of_bytes(&weights, from)
+        });
         let layer = layer.unwrap();
         let whole = bytes(&layer).await;
         assert_eq!(whole.len() as u64, layer.len());
@@ -353,7 +407,10 @@ mod tests {
     async fn a_known_digest_cannot_be_changed() {
         let layer = Layer::tree(sample()).unwrap();
         let known = layer.measure().await.unwrap();
-        assert_eq!(known.descriptor().unwrap().digest(), &digest(&bytes(&layer).await));
+        assert_eq!(
+            known.descriptor().unwrap().digest(),
+            &digest(&bytes(&layer).await)
+        );
         let error = known.with_digest(digest(b"other")).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::DigestMismatch);
     }

@@ -12,15 +12,19 @@ mod frame;
 mod hash;
 mod image;
 mod layer;
+pub mod layout;
 mod manifest;
 mod path;
 mod platform;
 mod progress;
 mod source_dir;
 mod stream;
+mod tar_read;
 #[cfg(test)]
 mod testing;
 mod tree;
+mod unpack;
+mod validate;
 
 pub use config::ConfigEdit;
 pub use content::Content;
@@ -33,3 +37,5 @@ pub use progress::Event;
 pub use source_dir::TreeOptions;
 pub use stream::ByteStream;
 pub use tree::{Node, NodeKind, Tree};
+pub use unpack::{unpack, unpack_image};
+pub use validate::{LayerReport, Problem, ProblemKind, Report, validate};

@@ -42,8 +42,10 @@ impl Manifest {
                 .with_hint("convert the image to OCI, or push it again with a current tool"));
         }
         let (Some(config), Some(layers)) = (raw.config, raw.layers) else {
-            return Err(error(ErrorKind::Unsupported, "it has no config or no layers")
-                .with_hint("an index names several images: choose one by its digest"));
+            return Err(
+                error(ErrorKind::Unsupported, "it has no config or no layers")
+                    .with_hint("an index names several images: choose one by its digest"),
+            );
         };
         let media_type = raw.media_type.as_deref().unwrap_or(OCI_MANIFEST);
         let config_type = config.media_type().as_ref();
@@ -55,7 +57,9 @@ impl Manifest {
         }
         let is_oci = media_type == OCI_MANIFEST
             && config_type == OCI_CONFIG
-            && !layers.iter().any(|layer| layer.media_type().as_ref().contains("docker"));
+            && !layers
+                .iter()
+                .any(|layer| layer.media_type().as_ref().contains("docker"));
         Ok(Self {
             config,
             layers,
@@ -77,6 +81,9 @@ mod tests {
             assert_eq!(error.kind(), ErrorKind::Unsupported);
             assert!(error.hint().is_some());
         }
-        assert_eq!(Manifest::parse(b"x").unwrap_err().kind(), ErrorKind::Invalid);
+        assert_eq!(
+            Manifest::parse(b"x").unwrap_err().kind(),
+            ErrorKind::Invalid
+        );
     }
 }

@@ -56,8 +56,10 @@ impl FromStr for Platform {
             [os, architecture, variant] if whole => (os, architecture, Some(variant)),
             _ => {
                 let detail = "it is not of the form os/architecture or os/architecture/variant";
-                return Err(Error::new(ErrorKind::Invalid, "parse platform", text, detail)
-                    .with_hint("write for example linux/amd64"));
+                return Err(
+                    Error::new(ErrorKind::Invalid, "parse platform", text, detail)
+                        .with_hint("write for example linux/amd64"),
+                );
             }
         };
         Ok(Self {

@@ -22,8 +22,20 @@ pub(crate) fn arb_tree() -> impl Strategy<Value = Tree> {
         name != "." && name != ".." && !name.starts_with(".wh.") && name.len() <= 255
     });
     let path = prop::collection::vec(name, 1..4).prop_map(|names| names.join("/"));
-    let size = prop_oneof![Just(0_usize), Just(511), Just(512), Just(1024), 1..3000_usize];
-    let entry = (path, 0..5_u8, size, any::<u8>(), any::<prop::sample::Index>());
+    let size = prop_oneof![
+        Just(0_usize),
+        Just(511),
+        Just(512),
+        Just(1024),
+        1..3000_usize
+    ];
+    let entry = (
+        path,
+        0..5_u8,
+        size,
+        any::<u8>(),
+        any::<prop::sample::Index>(),
+    );
     prop::collection::vec(entry, 0..24).prop_map(|entries| {
         let mut tree = Tree::new();
         for (path, kind, size, byte, other) in entries {
