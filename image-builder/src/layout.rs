@@ -7,7 +7,8 @@ mod blobs;
 mod index;
 mod sweep;
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
+use std::io::Write;
 use std::path::Path;
 
 use oci_spec::image::Descriptor;
@@ -170,30 +171,42 @@ async fn json_blob(dir: &Path, descriptor: &Descriptor) -> Result<bytes::Bytes> 
 async fn prepare(dir: &Path) -> Result<File> {
     let dir = dir.to_owned();
     blocking(move || {
-        let io = |what: &'static str| {
-            let dir = dir.clone();
-            move |source| Error::io("write layout", &dir, what, source)
-        };
-        std::fs::create_dir_all(&dir).map_err(io("cannot create the directory"))?;
+        let io = |source| Error::io("write layout", &dir, "cannot make the layout", source);
+        std::fs::create_dir_all(&dir).map_err(io)?;
         let marker = dir.join(MARKER);
         if !marker.exists() {
-            let mut entries = std::fs::read_dir(&dir).map_err(io("cannot read the directory"))?;
-            if entries.next().is_some() && !marker.exists() {
-                let object = dir.display().to_string();
-                let detail = "the directory is not empty and no image layout";
-                return Err(
-                    Error::new(ErrorKind::Conflict, "write layout", object, detail)
-                        .with_hint("name a new or empty directory"),
-                );
-            }
-            blobs::replace(&marker, MARKER_TEXT.as_bytes())?;
+            check_unused(&dir)?;
         }
-        std::fs::create_dir_all(dir.join("blobs/sha256")).map_err(io("cannot create it"))?;
-        let lock = File::open(&marker).map_err(io("cannot open its marker"))?;
-        lock.lock().map_err(io("cannot lock it"))?;
+        // The marker is never replaced, since its inode carries the lock.
+        let mut lock = OpenOptions::new()
+            .read(true)
+            .append(true)
+            .create(true)
+            .open(&marker)
+            .map_err(io)?;
+        lock.lock().map_err(io)?;
+        if lock.metadata().map_err(io)?.len() == 0 {
+            lock.write_all(MARKER_TEXT.as_bytes()).map_err(io)?;
+        }
+        std::fs::create_dir_all(dir.join("blobs/sha256")).map_err(io)?;
         Ok(lock)
     })
     .await
+}
+
+/// Refuses a directory that holds anything a layout being made does not.
+fn check_unused(dir: &Path) -> Result<()> {
+    let io = |source| Error::io("write layout", dir, "cannot read the directory", source);
+    for entry in std::fs::read_dir(dir).map_err(io)? {
+        let name = entry.map_err(io)?.file_name();
+        if name != MARKER && name != "blobs" {
+            let object = dir.display().to_string();
+            let detail = "the directory is not empty and no image layout";
+            return Err(Error::new(ErrorKind::Conflict, "write layout", object, detail)
+                .with_hint("name a new or empty directory"));
+        }
+    }
+    Ok(())
 }
 
 async fn blocking<T: Send + 'static>(
