@@ -4,6 +4,8 @@ mod api;
 mod control_plane;
 mod controllers;
 mod load_balancer;
+mod network;
+mod node;
 mod pki;
 
 use std::fmt;
@@ -19,6 +21,8 @@ pub use load_balancer::LoadBalancer;
 
 use crate::process::{Process, retry_taken};
 use crate::{Missing, Scratch};
+use network::Network;
+use node::{Claim, Node};
 use pki::Pki;
 
 /// How much of a cluster runs.
@@ -28,12 +32,15 @@ pub enum Tier {
     ControlPlane,
     /// Also controllers and scheduler: Deployments make pods, which stay pending for want of a node.
     Controllers,
+    /// Also a real node, on which pods run. Needs root, and waits for the machine's other node.
+    Node,
 }
 
 /// A cluster of its own, gone with its processes and files when dropped.
 pub struct Cluster {
     // In the order in which they end: each before what it talks to.
     controllers: Vec<Process>,
+    node: Option<Node>,
     control_plane: Vec<Process>,
     tier: Tier,
     api: Api,
@@ -59,7 +66,7 @@ impl Cluster {
     /// As [`start`](Self::start).
     pub async fn shared(tier: Tier) -> Result<Arc<Self>, Missing> {
         // Weak, because nothing that a static holds is ever dropped.
-        static SHARED: [Mutex<Weak<Cluster>>; 2] = [const { Mutex::const_new(Weak::new()) }; 2];
+        static SHARED: [Mutex<Weak<Cluster>>; 3] = [const { Mutex::const_new(Weak::new()) }; 3];
         let mut shared = SHARED[tier as usize].lock().await;
         if let Some(cluster) = shared.upgrade() {
             return Ok(cluster);
@@ -70,9 +77,17 @@ impl Cluster {
     }
 
     async fn try_start(tier: Tier) -> Result<Self, Missing> {
+        let claim = if tier == Tier::Node {
+            Some(Claim::make().await?)
+        } else {
+            None
+        };
+        let network = claim
+            .as_ref()
+            .map_or(Network::UNUSED, |claim| claim.network);
         let scratch = Scratch::new().map_err(broken)?;
-        let pki = Pki::write(&scratch.join("pki"), &["10.96.0.1"])?;
-        let server = control_plane::Server::new("10.96.0.0/16", tier >= Tier::Controllers);
+        let pki = Pki::write(&scratch.join("pki"), &[&network.api()])?;
+        let server = control_plane::Server::new(&network.services(), tier >= Tier::Controllers);
         let api = Api::new(&server.url(), &pki)?;
         let control_plane = server.start(&scratch, &pki, &api).await?;
         let kubeconfig_yaml = pki.kubeconfig(&server.url(), "admin")?;
@@ -82,8 +97,13 @@ impl Cluster {
         if tier >= Tier::Controllers {
             controllers = controllers::start(&scratch, &pki, &server.url()).await?;
         }
+        let node = match claim {
+            Some(claim) => Some(Node::start(&scratch, &pki, &api, claim).await?),
+            None => None,
+        };
         let cluster = Self {
             controllers,
+            node,
             control_plane,
             tier,
             api,
@@ -117,7 +137,24 @@ impl Cluster {
 
     /// The processes of the cluster.
     pub fn processes(&self) -> impl Iterator<Item = &Process> {
-        self.control_plane.iter().chain(&self.controllers)
+        let node = self.node.iter().flat_map(Node::processes);
+        self.control_plane
+            .iter()
+            .chain(&self.controllers)
+            .chain(node)
+    }
+
+    /// Lets the node pull from the registry at `host` (`NAME:PORT`): over HTTPS with this
+    /// certificate authority, or over HTTP without one. All others it refuses to dial.
+    ///
+    /// # Errors
+    /// When there is no node.
+    pub fn trust_registry(&self, host: &str, ca_pem: Option<&str>) -> Result<(), Missing> {
+        let node = self
+            .node
+            .as_ref()
+            .ok_or_else(|| broken("this tier has no node"))?;
+        node.trust_registry(host, ca_pem)
     }
 
     /// Makes a namespace that admits only pods of the `restricted` standard, as on a strict AKS.

@@ -149,6 +149,18 @@ impl Process {
         }
     }
 
+    /// Waits for a program that ends by itself.
+    ///
+    /// # Errors
+    /// When it does not succeed; the end of its log is in the reason.
+    pub fn wait(mut self) -> Result<(), Missing> {
+        match self.child.wait() {
+            Ok(status) if status.success() => Ok(()),
+            Ok(status) => Err(self.failed(&format!("ended with {status}"))),
+            Err(error) => Err(self.failed(&error.to_string())),
+        }
+    }
+
     /// Ends the program now, and says how it ended.
     pub fn stop(mut self) -> String {
         self.end()

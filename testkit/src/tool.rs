@@ -1,6 +1,10 @@
-//! The programs behind the services: where each is found.
+//! The programs behind the services: where each is found, and how it is installed.
+
+mod install;
 
 use std::path::PathBuf;
+
+pub use install::{Progress, install, install_all};
 
 use crate::Missing;
 
@@ -30,6 +34,8 @@ pub enum Tool {
     CniPlugins,
     /// Packet filter rules, from Debian.
     Iptables,
+    /// Network interfaces (`ip`), from Debian.
+    Iproute,
     /// Connection tracking entries, from Debian.
     Conntrack,
     /// Port forwarding of the node, from Debian.
@@ -70,7 +76,7 @@ pub(crate) const KUBERNETES: &str = "1.36.3";
 
 impl Tool {
     /// All tools, in the order in which they are installed.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::DockerRegistry,
         Self::Htpasswd,
         Self::Etcd,
@@ -78,6 +84,7 @@ impl Tool {
         Self::Runc,
         Self::CniPlugins,
         Self::Iptables,
+        Self::Iproute,
         Self::Conntrack,
         Self::Socat,
         Self::Skopeo,
@@ -103,6 +110,7 @@ impl Tool {
             Self::Runc => "runc",
             Self::CniPlugins => "cni-plugins",
             Self::Iptables => "iptables",
+            Self::Iproute => "iproute2",
             Self::Conntrack => "conntrack",
             Self::Socat => "socat",
             Self::Skopeo => "skopeo",
@@ -137,6 +145,7 @@ impl Tool {
             Self::Runc => debian("runc", "runc"),
             Self::CniPlugins => debian("containernetworking-plugins", "/usr/lib/cni/bridge"),
             Self::Iptables => debian("iptables", "iptables"),
+            Self::Iproute => debian("iproute2", "ip"),
             Self::Conntrack => debian("conntrack", "conntrack"),
             Self::Socat => debian("socat", "socat"),
             Self::Skopeo => debian("skopeo", "skopeo"),

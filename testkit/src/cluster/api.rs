@@ -37,6 +37,11 @@ impl Api {
         })
     }
 
+    /// The server's URL.
+    pub fn server(&self) -> &str {
+        &self.server
+    }
+
     /// Whether the server calls itself ready.
     pub async fn is_ready(&self) -> bool {
         let answer = self

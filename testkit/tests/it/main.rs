@@ -2,7 +2,9 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod cluster;
+mod judges;
 mod killed;
+mod node;
 mod services;
 
 use std::path::Path;
