@@ -196,7 +196,7 @@ async fn helper_that_counts() {
     let scratch = empty();
     let sandbox = sandbox.scratch(scratch.path());
     // The first run makes what a runtime keeps, such as its pool of threads.
-    drop(sandbox.spawn().await.unwrap());
+    sandbox.spawn().await.unwrap().stop(LONG).await.unwrap();
     let before = holdings();
     for round in 0..10 {
         let mut process = sandbox.spawn().await.unwrap();
