@@ -151,7 +151,7 @@ fn handle_signals(app: Pid, signals: &OwnedFd) -> Option<Exit> {
         pass_on(app, number);
         return None;
     }
-    while let Ok(Some((pid, status))) = rustix::process::waitpid(None, WaitOptions::NOHANG) {
+    while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
         if pid == app {
             return Some(match (status.exit_status(), status.terminating_signal()) {
                 (Some(code), _) => Exit::Code(code),

@@ -254,8 +254,8 @@ fn system_directories(stage: BorrowedFd<'_>, devices: &[Option<OwnedFd>]) -> u32
 fn proc() -> rustix::io::Result<()> {
     make_directory(c"/proc")?;
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    // Hides init, whose command line is that of the caller.
-    rustix::mount::mount(c"proc", c"/proc", c"proc", flags, c"hidepid=2")
+    // Hides what the program may not trace (proc(5)): init, whose command line is the caller's.
+    rustix::mount::mount(c"proc", c"/proc", c"proc", flags, c"hidepid=4")
 }
 
 fn dev(stage: BorrowedFd<'_>, devices: &[Option<OwnedFd>]) -> rustix::io::Result<()> {

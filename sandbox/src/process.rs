@@ -19,6 +19,7 @@ use crate::launch::{Init, Launched, exit_of, remove_scratch};
 use crate::logs::{Logs, Output};
 use crate::report::{Exit, Note, RootKind, Rung, Stopped};
 use crate::sandbox::Sandbox;
+use crate::sys;
 use crate::wire::Request;
 
 const OBJECT: &str = "sandbox";
@@ -58,9 +59,10 @@ impl Process {
         } = launched;
         let failed = |error: std::io::Error| Error::io("watch process", OBJECT, error);
         let gone = init.pidfd().map_err(|errno| failed(errno.into()))?;
-        let gone = AsyncFd::register_with_interest(gone, Interest::READABLE).map_err(failed)?;
+        let gone = sys::watch(gone, Interest::READABLE).map_err(failed)?;
         let broker = Broker {
-            control: AsyncFd::register(control).map_err(failed)?,
+            control: sys::watch(control, Interest::READABLE | Interest::WRITABLE)
+                .map_err(failed)?,
             owed: Mutex::new(0),
         };
         let output =

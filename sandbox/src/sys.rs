@@ -10,6 +10,8 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use rustix::io::{Errno, Result};
 use rustix::process::Pid;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 /// The kernel's answer to the last failed libc call.
 fn last_errno() -> Errno {
@@ -245,4 +247,12 @@ pub(crate) fn exec(path: &CStr, argv: &StringArray, env: &StringArray) -> Errno 
     // end with a null pointer.
     unsafe { libc::execve(path.as_ptr(), argv.pointers.as_ptr(), env.pointers.as_ptr()) };
     last_errno()
+}
+
+/// Watches a descriptor with the current runtime, which takes it over.
+pub(crate) fn watch(fd: OwnedFd, interest: Interest) -> std::io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` always answers the same descriptor and keeps it open until the
+    // `AsyncFd`, which owns it, is dropped; nobody in this crate takes it out or swaps it.
+    let watched = unsafe { AsyncFd::register_with_interest(fd, interest) };
+    watched.map_err(|error| error.into_parts().1)
 }
