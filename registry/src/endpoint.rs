@@ -21,15 +21,19 @@ impl Endpoint {
         let host = reference.resolve_registry();
         let parse = |scheme: &str| {
             Url::parse(&format!("{scheme}://{host}/v2/")).map_err(|error| {
-                Error::new(ErrorKind::Invalid, "open repository", host, "is not a host name")
-                    .with_source(error)
+                Error::new(
+                    ErrorKind::Invalid,
+                    "open repository",
+                    host,
+                    "is not a host name",
+                )
+                .with_source(error)
             })
         };
         let secure = parse("https")?;
         // Nobody but this machine can listen in on loopback, and a registry there that does
         // speak TLS is always one whose certificate has to be supplied.
-        let plain =
-            options.plain_http || (is_loopback(&secure) && options.extra_ca_pem.is_empty());
+        let plain = options.plain_http || (is_loopback(&secure) && options.extra_ca_pem.is_empty());
         Ok(Self {
             base: if plain { parse("http")? } else { secure },
             registry: reference.registry().to_owned(),
@@ -99,9 +103,8 @@ impl Endpoint {
     /// Resolves a `Location` of the answer to `asked` (RFC 9110 10.2.2): relative or absolute,
     /// its query kept.
     pub(crate) fn resolve(&self, asked: &Url, location: &str) -> Result<Url> {
-        let bad = |detail: &str| {
-            Error::new(ErrorKind::Protocol, "follow location", self.name(), detail)
-        };
+        let bad =
+            |detail: &str| Error::new(ErrorKind::Protocol, "follow location", self.name(), detail);
         let mut url = asked
             .join(location)
             .map_err(|error| bad("the registry sent a malformed Location").with_source(error))?;
@@ -112,12 +115,17 @@ impl Endpoint {
         // A registry behind a TLS proxy often does not know that it is, and names itself by http.
         if url.scheme() == "http" && self.base.scheme() == "https" && url.host() == self.base.host()
         {
-            let upgraded = url.set_scheme("https").and_then(|()| url.set_port(self.base.port()));
+            let upgraded = url
+                .set_scheme("https")
+                .and_then(|()| url.set_port(self.base.port()));
             upgraded.map_err(|()| bad("the registry sent a malformed Location"))?;
         }
         if !self.permits(&url) {
-            return Err(bad("the registry sent a Location that is not safe to follow")
-                .with_hint("a Location must use https and must not name an address of this machine"));
+            return Err(
+                bad("the registry sent a Location that is not safe to follow").with_hint(
+                    "a Location must use https and must not name an address of this machine",
+                ),
+            );
         }
         Ok(url)
     }
@@ -174,7 +182,10 @@ mod tests {
         assert!(endpoint("127.0.0.1:5000/r").is_http());
         assert!(endpoint("localhost:5000/r").is_http());
         assert!(!endpoint("registry.invalid/r").is_http());
-        let options = RegistryOptions { plain_http: true, ..RegistryOptions::default() };
+        let options = RegistryOptions {
+            plain_http: true,
+            ..RegistryOptions::default()
+        };
         let chosen = Endpoint::new(&"registry.invalid/r".parse().unwrap(), &options).unwrap();
         assert!(chosen.is_http());
         let options = RegistryOptions {
@@ -190,9 +201,18 @@ mod tests {
         let here = endpoint("registry.invalid/a/b");
         let asked = here.uploads();
         let cases = [
-            ("/v2/a/b/blobs/uploads/1?_state=x%3D", "https://registry.invalid/v2/a/b/blobs/uploads/1?_state=x%3D"),
-            ("u1?s=1", "https://registry.invalid/v2/a/b/blobs/uploads/u1?s=1"),
-            ("https://store.invalid/u?sig=%2B", "https://store.invalid/u?sig=%2B"),
+            (
+                "/v2/a/b/blobs/uploads/1?_state=x%3D",
+                "https://registry.invalid/v2/a/b/blobs/uploads/1?_state=x%3D",
+            ),
+            (
+                "u1?s=1",
+                "https://registry.invalid/v2/a/b/blobs/uploads/u1?s=1",
+            ),
+            (
+                "https://store.invalid/u?sig=%2B",
+                "https://store.invalid/u?sig=%2B",
+            ),
             ("http://registry.invalid:80/u", "https://registry.invalid/u"),
             ("//other.invalid/u#f", "https://other.invalid/u"),
         ];
@@ -201,7 +221,10 @@ mod tests {
         }
         let digest = sha256_of(b"");
         let put = with_digest(&here.resolve(&asked, "u1?s=a%2Fb").unwrap(), &digest);
-        assert!(put.as_str().contains("?s=a%2Fb&digest=sha256%3Ae3b0"), "{put}");
+        assert!(
+            put.as_str().contains("?s=a%2Fb&digest=sha256%3Ae3b0"),
+            "{put}"
+        );
     }
 
     #[test]

@@ -47,9 +47,9 @@ pub(crate) fn media_type(headers: &HeaderMap, body: &[u8], object: &str) -> Resu
         .map(|text| text.split(';').next().unwrap_or(text).trim().to_owned())
         .filter(|text| text.starts_with("application/vnd."));
     match (head.media_type, header) {
-        (Some(body), Some(header)) if body != header => {
-            Err(bad("its body and the registry's header claim different media types"))
-        }
+        (Some(body), Some(header)) if body != header => Err(bad(
+            "its body and the registry's header claim different media types",
+        )),
         (Some(found), _) | (None, Some(found)) => Ok(MediaType::from(found.as_str())),
         (None, None) => Err(bad("has no media type")),
     }
@@ -80,8 +80,9 @@ struct Index {
 pub fn choose(index: &[u8], platform: &Platform) -> Result<Descriptor> {
     let wanted = format!("{}/{}", platform.os(), platform.architecture());
     let error = |kind, detail: &str| Error::new(kind, "choose platform", &wanted, detail);
-    let index: Index = serde_json::from_slice(index)
-        .map_err(|source| error(ErrorKind::Protocol, "the index is malformed").with_source(source))?;
+    let index: Index = serde_json::from_slice(index).map_err(|source| {
+        error(ErrorKind::Protocol, "the index is malformed").with_source(source)
+    })?;
     let fits = |descriptor: &&Descriptor| {
         descriptor.platform().as_ref().is_some_and(|offered| {
             offered.os() == platform.os()
@@ -108,7 +109,11 @@ mod tests {
     use oci_spec::image::{Arch, Os, PlatformBuilder};
 
     fn platform(arch: Arch) -> Platform {
-        PlatformBuilder::default().os(Os::Linux).architecture(arch).build().unwrap()
+        PlatformBuilder::default()
+            .os(Os::Linux)
+            .architecture(arch)
+            .build()
+            .unwrap()
     }
 
     fn index() -> Vec<u8> {
@@ -133,7 +138,10 @@ mod tests {
         let error = choose(&index(), &platform(Arch::s390x)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NotFound);
         assert!(error.hint().unwrap().contains("linux/arm64"));
-        assert_eq!(choose(b"[]", &platform(Arch::Amd64)).unwrap_err().kind(), ErrorKind::Protocol);
+        assert_eq!(
+            choose(b"[]", &platform(Arch::Amd64)).unwrap_err().kind(),
+            ErrorKind::Protocol
+        );
     }
 
     #[test]
@@ -141,9 +149,17 @@ mod tests {
         let mut headers = HeaderMap::new();
         let body = br#"{"mediaType":"application/vnd.oci.image.index.v1+json"}"#;
         assert!(is_index(&media_type(&headers, body, "r").unwrap()));
-        headers.insert(CONTENT_TYPE, "application/vnd.oci.image.manifest.v1+json; q=1".parse().unwrap());
+        headers.insert(
+            CONTENT_TYPE,
+            "application/vnd.oci.image.manifest.v1+json; q=1"
+                .parse()
+                .unwrap(),
+        );
         assert!(media_type(&headers, body, "r").is_err());
-        assert_eq!(media_type(&headers, b"{}", "r").unwrap(), MediaType::ImageManifest);
+        assert_eq!(
+            media_type(&headers, b"{}", "r").unwrap(),
+            MediaType::ImageManifest
+        );
         assert!(media_type(&HeaderMap::new(), b"{}", "r").is_err());
     }
 }

@@ -27,15 +27,22 @@ pub(crate) struct Net {
 
 impl fmt::Debug for Net {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Net").field("options", &self.options).finish_non_exhaustive()
+        f.debug_struct("Net")
+            .field("options", &self.options)
+            .finish_non_exhaustive()
     }
 }
 
 impl Net {
     pub(crate) fn new(options: RegistryOptions) -> Result<Self> {
         let bad = |what: &str, error: reqwest::Error| {
-            Error::new(ErrorKind::Invalid, "open repository", what, "cannot be used")
-                .with_source(error.without_url())
+            Error::new(
+                ErrorKind::Invalid,
+                "open repository",
+                what,
+                "cannot be used",
+            )
+            .with_source(error.without_url())
         };
         let mut builder = Client::builder()
             // One connection per upload: a lost stream must not stall its neighbours.
@@ -54,20 +61,29 @@ impl Net {
             .user_agent(USER_AGENT);
         let mut roots = Vec::new();
         for pem in certificates(&options.extra_ca_pem)? {
-            roots.push(reqwest::Certificate::from_pem(&pem).map_err(|error| bad("extra root certificate", error))?);
+            roots.push(
+                reqwest::Certificate::from_pem(&pem)
+                    .map_err(|error| bad("extra root certificate", error))?,
+            );
         }
         builder = builder.tls_certs_merge(roots);
         builder = match &options.proxy {
             // Without this the client would read the environment, which is not ours to read.
             None => builder.no_proxy(),
             Some(proxy) => {
-                let exempt = options.no_proxy.as_deref().and_then(reqwest::NoProxy::from_string);
+                let exempt = options
+                    .no_proxy
+                    .as_deref()
+                    .and_then(reqwest::NoProxy::from_string);
                 let proxy = reqwest::Proxy::all(proxy).map_err(|error| bad("proxy", error))?;
                 builder.proxy(proxy.no_proxy(exempt))
             }
         };
         let client = builder.build().map_err(|error| bad("http client", error))?;
-        Ok(Self { client, options: Arc::new(options) })
+        Ok(Self {
+            client,
+            options: Arc::new(options),
+        })
     }
 
     /// Runs `send` again while its failure may pass. The answer may have any status that is
@@ -178,7 +194,12 @@ pub(crate) fn status_error(stage: &'static str, object: &str, status: http::Stat
         404 => ErrorKind::NotFound,
         _ => ErrorKind::Protocol,
     };
-    Error::new(kind, stage, object, format!("the registry answered {status}"))
+    Error::new(
+        kind,
+        stage,
+        object,
+        format!("the registry answered {status}"),
+    )
 }
 
 pub(crate) fn timeout_error(stage: &'static str, url: &Url, limit: Duration) -> Error {
@@ -194,13 +215,20 @@ pub(crate) fn transport_error(stage: &'static str, url: &Url, error: reqwest::Er
     let error = error.without_url();
     // The TLS library's error is wrapped in types that do not let it be found by type.
     let text = format!("{error:?}").to_ascii_lowercase();
-    let tls = text.contains("certificate") || text.contains("corruptmessage") || text.contains("invalidcontenttype");
+    let tls = text.contains("certificate")
+        || text.contains("corruptmessage")
+        || text.contains("invalidcontenttype");
     let found = if is_connect && tls {
         Error::new(ErrorKind::Untrusted, stage, place, "the TLS handshake failed").with_hint(
             "give the registry's root certificate as an extra CA; if it speaks plain HTTP, allow that explicitly",
         )
     } else if is_timeout {
-        Error::new(ErrorKind::Timeout, stage, place, "no connection or answer in time")
+        Error::new(
+            ErrorKind::Timeout,
+            stage,
+            place,
+            "no connection or answer in time",
+        )
     } else if is_connect {
         Error::new(ErrorKind::Unreachable, stage, place, "cannot connect")
             .with_hint("check the host and port, and whether a firewall or proxy is between")
@@ -218,7 +246,13 @@ mod tests {
     fn bundles_split_into_certificates() {
         let one = "-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n";
         let bundle = format!("comment\n{one}{one}").into_bytes();
-        assert_eq!(certificates(&[bundle]).unwrap(), [one.as_bytes(), one.as_bytes()]);
-        assert_eq!(certificates(&[b"junk".to_vec()]).unwrap_err().kind(), ErrorKind::Invalid);
+        assert_eq!(
+            certificates(&[bundle]).unwrap(),
+            [one.as_bytes(), one.as_bytes()]
+        );
+        assert_eq!(
+            certificates(&[b"junk".to_vec()]).unwrap_err().kind(),
+            ErrorKind::Invalid
+        );
     }
 }

@@ -59,16 +59,27 @@ impl TryFrom<Reference> for PinnedReference {
     type Error = Error;
 
     fn try_from(reference: Reference) -> Result<Self> {
-        let invalid =
-            |detail: &str| Error::new(ErrorKind::Invalid, "parse reference", reference.whole(), detail);
+        let invalid = |detail: &str| {
+            Error::new(
+                ErrorKind::Invalid,
+                "parse reference",
+                reference.whole(),
+                detail,
+            )
+        };
         let digest = reference.digest().ok_or_else(|| {
             invalid("has no digest").with_hint("write it as registry/repository@sha256:…")
         })?;
-        let digest = Digest::from_str(digest).map_err(|error| invalid("bad digest").with_source(error))?;
+        let digest =
+            Digest::from_str(digest).map_err(|error| invalid("bad digest").with_source(error))?;
         if digest.algorithm() != &DigestAlgorithm::Sha256 {
             return Err(invalid("only sha256 digests are supported"));
         }
-        Ok(Self::new(reference.registry(), reference.repository(), digest))
+        Ok(Self::new(
+            reference.registry(),
+            reference.repository(),
+            digest,
+        ))
     }
 }
 
@@ -77,8 +88,13 @@ impl FromStr for PinnedReference {
 
     fn from_str(text: &str) -> Result<Self> {
         let reference = Reference::from_str(text).map_err(|error| {
-            Error::new(ErrorKind::Invalid, "parse reference", text, "is not an image reference")
-                .with_source(error)
+            Error::new(
+                ErrorKind::Invalid,
+                "parse reference",
+                text,
+                "is not an image reference",
+            )
+            .with_source(error)
         })?;
         Self::try_from(reference)
     }
@@ -100,7 +116,11 @@ impl From<PinnedReference> for String {
 
 impl From<PinnedReference> for Reference {
     fn from(pinned: PinnedReference) -> Self {
-        Self::with_digest(pinned.registry, pinned.repository, pinned.digest.to_string())
+        Self::with_digest(
+            pinned.registry,
+            pinned.repository,
+            pinned.digest.to_string(),
+        )
     }
 }
 
@@ -111,7 +131,9 @@ mod tests {
 
     #[test]
     fn a_tag_is_not_a_pin() {
-        let error = "registry.invalid/a/b:1".parse::<PinnedReference>().unwrap_err();
+        let error = "registry.invalid/a/b:1"
+            .parse::<PinnedReference>()
+            .unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Invalid);
         assert!(error.hint().unwrap().contains("@sha256"));
         let upper = format!("registry.invalid/a@sha256:{}", "A".repeat(64));

@@ -8,7 +8,8 @@ use futures::StreamExt as _;
 use futures::stream::{self, BoxStream};
 use http::Method;
 use oci_client::client::{
-    BlobResponse, Certificate, CertificateEncoding, ClientConfig, ClientProtocol, LayerDescriptor, SizedStream,
+    BlobResponse, Certificate, CertificateEncoding, ClientConfig, ClientProtocol, LayerDescriptor,
+    SizedStream,
 };
 use oci_client::secrets::RegistryAuth;
 use oci_client::token_cache::RegistryTokenType;
@@ -39,14 +40,21 @@ pub(crate) struct Puller {
 
 impl fmt::Debug for Puller {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Puller").field("reference", &self.reference).finish_non_exhaustive()
+        f.debug_struct("Puller")
+            .field("reference", &self.reference)
+            .finish_non_exhaustive()
     }
 }
 
 impl Puller {
     pub(crate) fn new(transport: Transport, reference: Reference) -> Self {
         let scope = Scope::pull(transport.endpoint.repository());
-        Self { transport, reference, scope, client: Mutex::new(None) }
+        Self {
+            transport,
+            reference,
+            scope,
+            client: Mutex::new(None),
+        }
     }
 
     /// A client that holds the present authorization, and whose authorization that is.
@@ -55,14 +63,16 @@ impl Puller {
         if !auth.is_challenged() && auth.authorization(&self.scope).await? == Authorization::None {
             // Learns what the registry wants; `oci-client` would ask before every blob.
             let url = self.transport.endpoint.blob(descriptor.digest());
-            self.transport.send(&Call::new(STAGE, Method::HEAD, url, &self.scope)).await?;
+            self.transport
+                .send(&Call::new(STAGE, Method::HEAD, url, &self.scope))
+                .await?;
         }
         let wanted = auth.authorization(&self.scope).await?;
         let mut held = self.client.lock().await;
-        if let Some((authorization, client)) = held.as_ref() {
-            if *authorization == wanted {
-                return Ok((wanted, client.clone()));
-            }
+        if let Some((authorization, client)) = held.as_ref()
+            && *authorization == wanted
+        {
+            return Ok((wanted, client.clone()));
         }
         let client = self.build(&wanted).await?;
         *held = Some((wanted.clone(), client.clone()));
@@ -86,7 +96,10 @@ impl Puller {
                 let auth = RegistryAuth::Basic(username.clone(), password.clone());
                 client.store_auth_if_needed(registry, &auth).await;
                 let token = RegistryTokenType::Basic(username, password);
-                client.tokens.insert(&self.reference, RegistryOperation::Pull, token).await;
+                client
+                    .tokens
+                    .insert(&self.reference, RegistryOperation::Pull, token)
+                    .await;
             }
         }
         Ok(client)
@@ -94,13 +107,30 @@ impl Puller {
 
     fn config(&self) -> Result<ClientConfig> {
         let options = &self.transport.net.options;
-        let certificate = |data| Certificate { encoding: CertificateEncoding::Pem, data };
+        let certificate = |data| Certificate {
+            encoding: CertificateEncoding::Pem,
+            data,
+        };
         // With no proxy set the client would read the environment; this proxy is never used.
-        let proxy = options.proxy.clone().unwrap_or_else(|| "http://none.invalid".to_owned());
-        let exempt = if options.proxy.is_some() { options.no_proxy.clone() } else { Some("*".to_owned()) };
+        let proxy = options
+            .proxy
+            .clone()
+            .unwrap_or_else(|| "http://none.invalid".to_owned());
+        let exempt = if options.proxy.is_some() {
+            options.no_proxy.clone()
+        } else {
+            Some("*".to_owned())
+        };
         Ok(ClientConfig {
-            protocol: if self.transport.endpoint.is_http() { ClientProtocol::Http } else { ClientProtocol::Https },
-            extra_root_certificates: net::certificates(&options.extra_ca_pem)?.into_iter().map(certificate).collect(),
+            protocol: if self.transport.endpoint.is_http() {
+                ClientProtocol::Http
+            } else {
+                ClientProtocol::Https
+            },
+            extra_root_certificates: net::certificates(&options.extra_ca_pem)?
+                .into_iter()
+                .map(certificate)
+                .collect(),
             read_timeout: Some(options.stall_timeout),
             connect_timeout: Some(options.connect_timeout),
             user_agent: net::USER_AGENT,
@@ -113,20 +143,30 @@ impl Puller {
     }
 
     /// Opens the blob at `from`, signing anew when a token has run out.
-    async fn open(&self, descriptor: &Descriptor, from: u64) -> Result<BoxStream<'static, std::io::Result<Bytes>>> {
+    async fn open(
+        &self,
+        descriptor: &Descriptor,
+        from: u64,
+    ) -> Result<BoxStream<'static, std::io::Result<Bytes>>> {
         let (used, client) = self.client(descriptor).await?;
         match self.request(&client, descriptor, from).await {
             Err(error) if error.kind() == ErrorKind::Unauthorized => {
                 // The registry's words are lost in the client: the token is renewed once, blindly.
-                let again = self.transport.auth.refused(&used, &http::HeaderMap::new(), &self.scope).await;
+                let again = self
+                    .transport
+                    .auth
+                    .refused(&used, &http::HeaderMap::new(), &self.scope)
+                    .await;
                 if !again {
                     return Err(self.transport.auth.unauthorized(STAGE));
                 }
                 let (_, client) = self.client(descriptor).await?;
-                self.request(&client, descriptor, from).await.map_err(|error| match error.kind() {
-                    ErrorKind::Unauthorized => self.transport.auth.unauthorized(STAGE),
-                    _ => error,
-                })
+                self.request(&client, descriptor, from)
+                    .await
+                    .map_err(|error| match error.kind() {
+                        ErrorKind::Unauthorized => self.transport.auth.unauthorized(STAGE),
+                        _ => error,
+                    })
             }
             other => other,
         }
@@ -139,24 +179,40 @@ impl Puller {
         from: u64,
     ) -> Result<BoxStream<'static, std::io::Result<Bytes>>> {
         // The descriptor's own `urls` are not followed: they may name any host.
-        let layer = LayerDescriptor { digest: descriptor.digest().as_ref(), urls: &None };
+        let layer = LayerDescriptor {
+            digest: descriptor.digest().as_ref(),
+            urls: &None,
+        };
         let object = format!("{}@{}", self.transport.endpoint.name(), descriptor.digest());
         let failed = |error| oci_error::convert(error, STAGE, object.clone());
         let sized = |body: SizedStream, from: u64| {
             let expected = descriptor.size() - from;
             match body.content_length {
                 Some(length) if length != expected => {
-                    let detail = format!("the registry has {length} bytes where {expected} are expected");
-                    Err(Error::new(ErrorKind::SizeMismatch, STAGE, object.clone(), detail))
+                    let detail =
+                        format!("the registry has {length} bytes where {expected} are expected");
+                    Err(Error::new(
+                        ErrorKind::SizeMismatch,
+                        STAGE,
+                        object.clone(),
+                        detail,
+                    ))
                 }
                 _ => Ok(body.stream),
             }
         };
         if from == 0 {
-            let body = client.pull_blob_stream(&self.reference, &layer).await.map_err(failed)?;
+            let body = client
+                .pull_blob_stream(&self.reference, &layer)
+                .await
+                .map_err(failed)?;
             return sized(body, 0);
         }
-        match client.pull_blob_stream_partial(&self.reference, &layer, from, None).await.map_err(failed)? {
+        match client
+            .pull_blob_stream_partial(&self.reference, &layer, from, None)
+            .await
+            .map_err(failed)?
+        {
             BlobResponse::Partial(body) => sized(body, from),
             BlobResponse::Full(body) => sized(body, 0).map(|body| skip(body, from)),
         }
@@ -164,10 +220,15 @@ impl Puller {
 }
 
 /// Drops the first `count` bytes, for a registry that does not do ranges.
-fn skip(body: BoxStream<'static, std::io::Result<Bytes>>, count: u64) -> BoxStream<'static, std::io::Result<Bytes>> {
+fn skip(
+    body: BoxStream<'static, std::io::Result<Bytes>>,
+    count: u64,
+) -> BoxStream<'static, std::io::Result<Bytes>> {
     body.scan(count, |left, piece| {
         let piece = piece.map(|mut piece| {
-            let drop = piece.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
+            let drop = piece
+                .len()
+                .min(usize::try_from(*left).unwrap_or(usize::MAX));
             *left -= drop as u64;
             piece.split_off(drop)
         });
@@ -179,7 +240,15 @@ fn skip(body: BoxStream<'static, std::io::Result<Bytes>>, count: u64) -> BoxStre
 /// Streams a blob from `from` on; a break is mended by going on from the last byte received.
 /// From 0, the end of the stream is an error unless the digest is right.
 pub(crate) fn stream(puller: Arc<Puller>, descriptor: Descriptor, from: u64) -> ByteStream {
-    let read = Read { puller, descriptor, from, pos: from, hash: Sha256::new(), body: None, failures: 0 };
+    let read = Read {
+        puller,
+        descriptor,
+        from,
+        pos: from,
+        hash: Sha256::new(),
+        body: None,
+        failures: 0,
+    };
     stream::try_unfold(read, async |mut read| {
         let piece = read.next().await.map_err(BoxError::from)?;
         Ok(piece.map(|piece| (piece, read)))
@@ -200,7 +269,10 @@ struct Read {
 impl Read {
     async fn next(&mut self) -> Result<Option<Bytes>> {
         if self.descriptor.digest().algorithm() != &DigestAlgorithm::Sha256 {
-            return Err(self.error(ErrorKind::Unsupported, "only sha256 digests can be verified"));
+            return Err(self.error(
+                ErrorKind::Unsupported,
+                "only sha256 digests can be verified",
+            ));
         }
         if self.from > self.descriptor.size() {
             return Err(self.error(ErrorKind::Invalid, "the offset is beyond the end"));
@@ -219,7 +291,9 @@ impl Read {
         if self.body.is_none() {
             self.body = Some(self.puller.open(&self.descriptor, self.pos).await?);
         }
-        let Some(body) = self.body.as_mut() else { return Ok(Bytes::new()) };
+        let Some(body) = self.body.as_mut() else {
+            return Ok(Bytes::new());
+        };
         match body.next().await {
             Some(Ok(piece)) => Ok(piece),
             Some(Err(error)) => Err(oci_error::broken_body(error, STAGE, self.object())),
@@ -230,7 +304,10 @@ impl Read {
     fn accept(&mut self, piece: Bytes) -> Result<Bytes> {
         self.pos += piece.len() as u64;
         if self.pos > self.descriptor.size() {
-            return Err(self.error(ErrorKind::SizeMismatch, "the registry sent more than the blob's length"));
+            return Err(self.error(
+                ErrorKind::SizeMismatch,
+                "the registry sent more than the blob's length",
+            ));
         }
         self.failures = 0;
         self.hash.update(&piece);
@@ -260,7 +337,11 @@ impl Read {
     }
 
     fn object(&self) -> String {
-        format!("{}@{}", self.puller.transport.endpoint.name(), self.descriptor.digest())
+        format!(
+            "{}@{}",
+            self.puller.transport.endpoint.name(),
+            self.descriptor.digest()
+        )
     }
 
     fn error(&self, kind: ErrorKind, detail: impl Into<String>) -> Error {

@@ -41,9 +41,17 @@ impl Repository {
     ///
     /// [`ErrorKind::Invalid`] for a name or an option that breaks a rule.
     pub fn new(name: &str, credentials: Credentials, options: RegistryOptions) -> Result<Self> {
-        let reference: Reference = name.parse().map_err(|error: oci_spec::distribution::ParseError| {
-            Error::new(ErrorKind::Invalid, "open repository", name, "is not a repository name").with_source(error)
-        })?;
+        let reference: Reference =
+            name.parse()
+                .map_err(|error: oci_spec::distribution::ParseError| {
+                    Error::new(
+                        ErrorKind::Invalid,
+                        "open repository",
+                        name,
+                        "is not a repository name",
+                    )
+                    .with_source(error)
+                })?;
         Self::from_reference(&reference, credentials, options)
     }
 
@@ -52,11 +60,19 @@ impl Repository {
     /// # Errors
     ///
     /// As for [`new`](Self::new).
-    pub fn from_reference(reference: &Reference, credentials: Credentials, options: RegistryOptions) -> Result<Self> {
+    pub fn from_reference(
+        reference: &Reference,
+        credentials: Credentials,
+        options: RegistryOptions,
+    ) -> Result<Self> {
         let endpoint = Arc::new(Endpoint::new(reference, &options)?);
         let net = Net::new(options)?;
         let auth = Arc::new(Auth::new(net.clone(), Arc::clone(&endpoint), credentials));
-        let transport = Transport { net, auth, endpoint };
+        let transport = Transport {
+            net,
+            auth,
+            endpoint,
+        };
         let puller = Arc::new(Puller::new(transport.clone(), reference.clone()));
         Ok(Self { transport, puller })
     }
@@ -68,7 +84,11 @@ impl Repository {
 
     fn scope(&self, push: bool) -> Scope {
         let repository = self.transport.endpoint.repository();
-        if push { Scope::push(repository) } else { Scope::pull(repository) }
+        if push {
+            Scope::push(repository)
+        } else {
+            Scope::pull(repository)
+        }
     }
 
     /// The reference to the manifest `digest` of this repository.
@@ -123,16 +143,30 @@ impl Repository {
             .enumerate()
             .map(|(index, blob)| upload::push(&self.transport, blob, index, progress).boxed())
             .collect();
-        let layers: Vec<Descriptor> = stream::iter(uploads).buffered(parallel).try_collect().await?;
+        let layers: Vec<Descriptor> = stream::iter(uploads)
+            .buffered(parallel)
+            .try_collect()
+            .await?;
         let image = seal(&layers).map_err(|error| {
-            Error::new(ErrorKind::Invalid, PUSH, self.name(), "the image could not be sealed").with_source(error)
+            Error::new(
+                ErrorKind::Invalid,
+                PUSH,
+                self.name(),
+                "the image could not be sealed",
+            )
+            .with_source(error)
         })?;
         let config = Blob::bytes(&image.config_media_type, image.config.clone());
         self.check(&image, &config)?;
         upload::push(&self.transport, &config, count, progress).await?;
         let digest = sha256_of(&image.bytes);
-        let sent = self.put_manifest(digest.as_ref(), &digest, &image.media_type, &image.bytes).await?;
-        progress(Event::Manifest { digest: digest.clone(), sent });
+        let sent = self
+            .put_manifest(digest.as_ref(), &digest, &image.media_type, &image.bytes)
+            .await?;
+        progress(Event::Manifest {
+            digest: digest.clone(),
+            sent,
+        });
         Ok(self.pin(digest))
     }
 
@@ -141,14 +175,24 @@ impl Repository {
         if image.bytes.len() > manifest::SIZE_MAX {
             return invalid("the manifest is larger than 4 MiB, which registries do not take");
         }
-        let named = config.digest().is_some_and(|digest| {
-            String::from_utf8_lossy(&image.bytes).contains(digest.as_ref())
-        });
-        if named { Ok(()) } else { invalid("the manifest does not name the config that goes with it") }
+        let named = config
+            .digest()
+            .is_some_and(|digest| String::from_utf8_lossy(&image.bytes).contains(digest.as_ref()));
+        if named {
+            Ok(())
+        } else {
+            invalid("the manifest does not name the config that goes with it")
+        }
     }
 
     /// Stores a manifest under a digest or a tag, unless it is there; says whether it was sent.
-    async fn put_manifest(&self, place: &str, digest: &Digest, media_type: &str, bytes: &Bytes) -> Result<bool> {
+    async fn put_manifest(
+        &self,
+        place: &str,
+        digest: &Digest,
+        media_type: &str,
+        bytes: &Bytes,
+    ) -> Result<bool> {
         let scope = self.scope(true);
         if self.head_manifest(place, &scope).await?.as_ref() == Some(digest) {
             return Ok(false);
@@ -158,12 +202,20 @@ impl Repository {
         call.body = Some((media_type, bytes.clone()));
         let response = self.transport.send(&call).await?;
         if !response.status().is_success() {
-            return Err(self.transport.unexpected(response, PUSH, self.object(place)).await);
+            return Err(self
+                .transport
+                .unexpected(response, PUSH, self.object(place))
+                .await);
         }
         match digest_header(&response) {
             Some(said) if said != *digest => {
                 let detail = format!("the registry stored {digest} as {said}");
-                Err(Error::new(ErrorKind::DigestMismatch, PUSH, self.object(place), detail))
+                Err(Error::new(
+                    ErrorKind::DigestMismatch,
+                    PUSH,
+                    self.object(place),
+                    detail,
+                ))
             }
             _ => Ok(true),
         }
@@ -179,7 +231,12 @@ impl Repository {
     pub async fn tag(&self, pinned: &PinnedReference, tag: &str) -> Result<()> {
         if pinned.name() != self.name() {
             let detail = format!("is not in {}", self.name());
-            return Err(Error::new(ErrorKind::Invalid, "tag image", pinned.to_string(), detail));
+            return Err(Error::new(
+                ErrorKind::Invalid,
+                "tag image",
+                pinned.to_string(),
+                detail,
+            ));
         }
         self.check_tag(tag)?;
         if self.head_manifest(tag, &self.scope(true)).await?.as_ref() == Some(pinned.digest()) {
@@ -187,7 +244,8 @@ impl Repository {
         }
         let (bytes, descriptor) = self.manifest(pinned.digest().as_ref()).await?;
         let media_type = descriptor.media_type().to_string();
-        self.put_manifest(tag, pinned.digest(), &media_type, &bytes).await?;
+        self.put_manifest(tag, pinned.digest(), &media_type, &bytes)
+            .await?;
         Ok(())
     }
 
@@ -198,18 +256,31 @@ impl Repository {
     /// When the registry cannot be asked, or `tag` is not one.
     pub async fn resolve(&self, tag: &str) -> Result<Option<PinnedReference>> {
         self.check_tag(tag)?;
-        Ok(self.head_manifest(tag, &self.scope(false)).await?.map(|digest| self.pin(digest)))
+        Ok(self
+            .head_manifest(tag, &self.scope(false))
+            .await?
+            .map(|digest| self.pin(digest)))
     }
 
     /// The digest of a manifest by HEAD; by GET where the registry does not name it in HEAD.
     async fn head_manifest(&self, place: &str, scope: &Scope) -> Result<Option<Digest>> {
-        let mut call = Call::new("look up manifest", Method::HEAD, self.transport.endpoint.manifest(place), scope);
+        let mut call = Call::new(
+            "look up manifest",
+            Method::HEAD,
+            self.transport.endpoint.manifest(place),
+            scope,
+        );
         call.accept = Some(manifest::ACCEPT);
         let response = self.transport.send(&call).await?;
         match response.status() {
             StatusCode::NOT_FOUND => return Ok(None),
             status if status.is_success() => {}
-            _ => return Err(self.transport.unexpected(response, "look up manifest", self.object(place)).await),
+            _ => {
+                return Err(self
+                    .transport
+                    .unexpected(response, "look up manifest", self.object(place))
+                    .await);
+            }
         }
         if let Some(digest) = digest_header(&response) {
             return Ok(Some(digest));
@@ -226,12 +297,21 @@ impl Repository {
     /// [`ErrorKind::NotFound`], [`ErrorKind::DigestMismatch`] for other bytes than asked for, or
     /// what the registry says.
     pub async fn manifest(&self, reference: &str) -> Result<(Bytes, Descriptor)> {
-        let wanted = if reference.contains(':') { Some(self.parse_digest(reference)?) } else { None };
+        let wanted = if reference.contains(':') {
+            Some(self.parse_digest(reference)?)
+        } else {
+            None
+        };
         if wanted.is_none() {
             self.check_tag(reference)?;
         }
         let scope = self.scope(false);
-        let mut call = Call::new(PULL, Method::GET, self.transport.endpoint.manifest(reference), &scope);
+        let mut call = Call::new(
+            PULL,
+            Method::GET,
+            self.transport.endpoint.manifest(reference),
+            &scope,
+        );
         call.accept = Some(manifest::ACCEPT);
         let response = self.transport.send(&call).await?;
         let object = self.object(reference);
@@ -259,7 +339,11 @@ impl Repository {
     ///
     /// As for [`manifest`](Self::manifest), and [`ErrorKind::NotFound`] when the index does not
     /// have the platform.
-    pub async fn manifest_for(&self, reference: &str, platform: &Platform) -> Result<(Bytes, Descriptor)> {
+    pub async fn manifest_for(
+        &self,
+        reference: &str,
+        platform: &Platform,
+    ) -> Result<(Bytes, Descriptor)> {
         let (bytes, descriptor) = self.manifest(reference).await?;
         if !manifest::is_index(descriptor.media_type()) {
             return Ok((bytes, descriptor));
@@ -268,7 +352,12 @@ impl Repository {
         let (bytes, descriptor) = self.manifest(chosen.digest().as_ref()).await?;
         if manifest::is_index(descriptor.media_type()) {
             let detail = "an index within an index is not an image";
-            return Err(Error::new(ErrorKind::Unsupported, PULL, self.object(reference), detail));
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                PULL,
+                self.object(reference),
+                detail,
+            ));
         }
         Ok((bytes, descriptor))
     }
@@ -298,17 +387,27 @@ impl Repository {
         let letter = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_';
         let fits = tag.len() <= 128
             && tag.as_bytes().first().is_some_and(letter)
-            && tag.bytes().all(|byte| letter(&byte) || byte == b'.' || byte == b'-');
+            && tag
+                .bytes()
+                .all(|byte| letter(&byte) || byte == b'.' || byte == b'-');
         if fits {
             return Ok(());
         }
-        Err(Error::new(ErrorKind::Invalid, "check tag", self.object(tag), "is not a valid tag")
-            .with_hint("a tag is up to 128 letters, digits, '_', '.' and '-', not starting with '.' or '-'"))
+        Err(Error::new(
+            ErrorKind::Invalid,
+            "check tag",
+            self.object(tag),
+            "is not a valid tag",
+        )
+        .with_hint(
+            "a tag is up to 128 letters, digits, '_', '.' and '-', not starting with '.' or '-'",
+        ))
     }
 
     fn parse_digest(&self, text: &str) -> Result<Digest> {
         let invalid = |detail| Error::new(ErrorKind::Invalid, PULL, self.object(text), detail);
-        let digest = Digest::try_from(text).map_err(|error| invalid("is not a digest").with_source(error))?;
+        let digest = Digest::try_from(text)
+            .map_err(|error| invalid("is not a digest").with_source(error))?;
         match digest.algorithm() {
             oci_spec::image::DigestAlgorithm::Sha256 => Ok(digest),
             _ => Err(invalid("only sha256 digests can be verified")),
@@ -317,6 +416,10 @@ impl Repository {
 }
 
 fn digest_header(response: &Response) -> Option<Digest> {
-    let value = response.headers().get("docker-content-digest")?.to_str().ok()?;
+    let value = response
+        .headers()
+        .get("docker-content-digest")?
+        .to_str()
+        .ok()?;
     Digest::try_from(value).ok()
 }

@@ -11,7 +11,10 @@ const PAUSE_MAX: Duration = Duration::from_secs(20);
 
 /// Whether an answer with this status may be different next time.
 pub(crate) fn is_transient(status: StatusCode) -> bool {
-    matches!(status.as_u16(), 408 | 425 | 429 | 500 | 502 | 503 | 504 | 522)
+    matches!(
+        status.as_u16(),
+        408 | 425 | 429 | 500 | 502 | 503 | 504 | 522
+    )
 }
 
 /// The pause a server asks for, in the form of seconds (RFC 9110 10.2.3). A date is not
@@ -47,7 +50,10 @@ mod tests {
 
     #[test]
     fn pauses_grow_are_bounded_and_honour_the_server() {
-        let options = RegistryOptions { tries: 40, ..RegistryOptions::default() };
+        let options = RegistryOptions {
+            tries: 40,
+            ..RegistryOptions::default()
+        };
         let secs = Duration::from_secs;
         assert_eq!(pause(&options, 1, None), Some(Duration::from_millis(500)));
         assert_eq!(pause(&options, 2, None), Some(secs(1)));
@@ -64,7 +70,10 @@ mod tests {
         assert_eq!(retry_after(&headers), None);
         headers.insert(header::RETRY_AFTER, "3".parse().unwrap());
         assert_eq!(retry_after(&headers), Some(Duration::from_secs(3)));
-        headers.insert(header::RETRY_AFTER, "Wed, 21 Oct 2015 07:28:00 GMT".parse().unwrap());
+        headers.insert(
+            header::RETRY_AFTER,
+            "Wed, 21 Oct 2015 07:28:00 GMT".parse().unwrap(),
+        );
         assert_eq!(retry_after(&headers), None);
     }
 }

@@ -21,20 +21,37 @@ struct Page {
 pub(crate) async fn list(transport: &Transport, scope: &Scope) -> Result<Vec<String>> {
     let mut found = Vec::new();
     let mut url = transport.endpoint.tags();
-    let error = |detail| Error::new(ErrorKind::Protocol, STAGE, transport.endpoint.name(), detail);
+    let error = |detail| {
+        Error::new(
+            ErrorKind::Protocol,
+            STAGE,
+            transport.endpoint.name(),
+            detail,
+        )
+    };
     for _ in 0..PAGES_MAX {
-        let response = transport.send(&Call::new(STAGE, Method::GET, url.clone(), scope)).await?;
+        let response = transport
+            .send(&Call::new(STAGE, Method::GET, url.clone(), scope))
+            .await?;
         if response.status() == StatusCode::NOT_FOUND {
             return Ok(found);
         }
         if !response.status().is_success() {
-            return Err(transport.unexpected(response, STAGE, transport.endpoint.name()).await);
+            return Err(transport
+                .unexpected(response, STAGE, transport.endpoint.name())
+                .await);
         }
         let next = match next_page(response.headers()) {
             Some(link) => Some(transport.endpoint.resolve(&url, &link)?),
             None => None,
         };
-        let body = net::read_body(response, STAGE, PAGE_MAX, transport.net.options.request_timeout).await?;
+        let body = net::read_body(
+            response,
+            STAGE,
+            PAGE_MAX,
+            transport.net.options.request_timeout,
+        )
+        .await?;
         let page: Page = serde_json::from_slice(&body)
             .map_err(|source| error("the answer is not a list of tags").with_source(source))?;
         found.extend(page.tags.unwrap_or_default());
@@ -66,7 +83,10 @@ mod tests {
             headers.insert(header::LINK, text.parse().unwrap());
             next_page(&headers)
         };
-        assert_eq!(next("</v2/a/tags/list?last=b&n=1>; rel=\"next\"").unwrap(), "/v2/a/tags/list?last=b&n=1");
+        assert_eq!(
+            next("</v2/a/tags/list?last=b&n=1>; rel=\"next\"").unwrap(),
+            "/v2/a/tags/list?last=b&n=1"
+        );
         assert_eq!(next("</x>; rel=prev"), None);
         assert_eq!(next("junk"), None);
     }

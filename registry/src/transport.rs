@@ -30,7 +30,14 @@ pub(crate) struct Call<'a> {
 
 impl<'a> Call<'a> {
     pub(crate) fn new(stage: &'static str, method: Method, url: Url, scope: &'a Scope) -> Self {
-        Self { stage, method, url, scope, accept: None, body: None }
+        Self {
+            stage,
+            method,
+            url,
+            scope,
+            accept: None,
+            body: None,
+        }
     }
 }
 
@@ -46,7 +53,9 @@ impl Transport {
     /// Sends `call`, again while the failure may pass. Neither 401 nor 403 nor a transient
     /// status is among the answers; those are errors.
     pub(crate) async fn send(&self, call: &Call<'_>) -> Result<Response> {
-        self.net.retrying(call.stage, &self.endpoint.name(), || self.once(call)).await
+        self.net
+            .retrying(call.stage, &self.endpoint.name(), || self.once(call))
+            .await
     }
 
     /// Sends `call` once, signing it as often as the registry's answers call for.
@@ -60,7 +69,10 @@ impl Transport {
             }
             match response.status() {
                 StatusCode::UNAUTHORIZED => {
-                    let again = self.auth.refused(&used, response.headers(), call.scope).await;
+                    let again = self
+                        .auth
+                        .refused(&used, response.headers(), call.scope)
+                        .await;
                     if !again || signatures == SIGNATURES_MAX {
                         return Err(self.auth.unauthorized(call.stage));
                     }
@@ -73,14 +85,17 @@ impl Transport {
     }
 
     fn build(&self, call: &Call<'_>) -> RequestBuilder {
-        let mut request = self.net.client.request(call.method.clone(), call.url.clone());
+        let mut request = self
+            .net
+            .client
+            .request(call.method.clone(), call.url.clone());
         if let Some(accept) = call.accept {
             request = request.header(header::ACCEPT, accept);
         }
         match &call.body {
-            Some((media_type, bytes)) => {
-                request.header(header::CONTENT_TYPE, *media_type).body(bytes.clone())
-            }
+            Some((media_type, bytes)) => request
+                .header(header::CONTENT_TYPE, *media_type)
+                .body(bytes.clone()),
             // Some registries insist on a stated length even where there is no body.
             None if call.method == Method::POST || call.method == Method::PUT => {
                 request.header(header::CONTENT_LENGTH, 0)
@@ -114,7 +129,10 @@ impl Transport {
             let detail = "the registry's answer has no Location";
             Error::new(ErrorKind::Protocol, stage, self.endpoint.name(), detail)
         };
-        let value = response.headers().get(header::LOCATION).ok_or_else(missing)?;
+        let value = response
+            .headers()
+            .get(header::LOCATION)
+            .ok_or_else(missing)?;
         let text = value.to_str().map_err(|_| missing())?;
         self.endpoint.resolve(response.url(), text)
     }
@@ -165,11 +183,18 @@ fn registry_words(body: &[u8]) -> Option<String> {
     let envelope: Envelope = serde_json::from_slice(body).ok()?;
     let first = envelope.errors.into_iter().next()?;
     let clean = |text: &str, limit: usize| -> String {
-        text.chars().filter(|letter| !letter.is_control()).take(limit).collect()
+        text.chars()
+            .filter(|letter| !letter.is_control())
+            .take(limit)
+            .collect()
     };
     let code = clean(&first.code, 40);
     let message = clean(&first.message, 200);
-    Some(if message.is_empty() { code } else { format!("{code} ({message})") })
+    Some(if message.is_empty() {
+        code
+    } else {
+        format!("{code} ({message})")
+    })
 }
 
 #[cfg(test)]

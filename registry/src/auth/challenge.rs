@@ -48,7 +48,10 @@ fn parse(text: &str) -> Vec<Challenge> {
             parameters.push((key.trim().to_ascii_lowercase(), unquote(value.trim())));
         }
     }
-    found.into_iter().filter_map(|(scheme, parameters)| build(&scheme, parameters)).collect()
+    found
+        .into_iter()
+        .filter_map(|(scheme, parameters)| build(&scheme, parameters))
+        .collect()
 }
 
 fn build(scheme: &str, parameters: Vec<(String, String)>) -> Option<Challenge> {
@@ -94,7 +97,11 @@ fn scheme_and_rest(item: &str) -> (Option<&str>, &str) {
         Some((word, rest)) if !word.contains('=') && !word.contains('"') => {
             let rest = rest.trim_start();
             // `realm = "x"` with blanks around the sign is a parameter still.
-            if rest.starts_with('=') { (None, item) } else { (Some(word), rest) }
+            if rest.starts_with('=') {
+                (None, item)
+            } else {
+                (Some(word), rest)
+            }
         }
         None if !item.is_empty() && !item.contains('=') => (Some(item), ""),
         _ => (None, item),
@@ -102,7 +109,9 @@ fn scheme_and_rest(item: &str) -> (Option<&str>, &str) {
 }
 
 fn unquote(value: &str) -> String {
-    let Some(inner) = value.strip_prefix('"') else { return value.to_owned() };
+    let Some(inner) = value.strip_prefix('"') else {
+        return value.to_owned();
+    };
     let inner = inner.strip_suffix('"').unwrap_or(inner);
     let (mut out, mut escaped) = (String::with_capacity(inner.len()), false);
     for letter in inner.chars() {
@@ -122,28 +131,52 @@ mod tests {
     use proptest::prelude::*;
 
     fn bearer(realm: &str, service: Option<&str>) -> Challenge {
-        Challenge::Bearer { realm: realm.to_owned(), service: service.map(str::to_owned) }
+        Challenge::Bearer {
+            realm: realm.to_owned(),
+            service: service.map(str::to_owned),
+        }
     }
 
     #[test]
     fn real_headers_parse() {
         let hub = r#"Bearer realm="https://auth.invalid/token",service="registry.invalid",scope="repository:a/b:pull,push""#;
-        assert_eq!(parse(hub), [bearer("https://auth.invalid/token", Some("registry.invalid"))]);
-        assert_eq!(parse(r#"Basic realm="Registry, \"quoted\"""#), [Challenge::Basic]);
+        assert_eq!(
+            parse(hub),
+            [bearer(
+                "https://auth.invalid/token",
+                Some("registry.invalid")
+            )]
+        );
+        assert_eq!(
+            parse(r#"Basic realm="Registry, \"quoted\"""#),
+            [Challenge::Basic]
+        );
         assert_eq!(parse("basic"), [Challenge::Basic]);
         let two = r#"Basic realm="x", Bearer realm="https://t.invalid" , service=s"#;
-        assert_eq!(parse(two), [Challenge::Basic, bearer("https://t.invalid", Some("s"))]);
+        assert_eq!(
+            parse(two),
+            [Challenge::Basic, bearer("https://t.invalid", Some("s"))]
+        );
         assert_eq!(parse("Bearer service=\"s\""), []);
         assert_eq!(parse("Negotiate, NTLM"), []);
-        assert_eq!(parse(r#"BEARER realm = "https://t.invalid""#), [bearer("https://t.invalid", None)]);
+        assert_eq!(
+            parse(r#"BEARER realm = "https://t.invalid""#),
+            [bearer("https://t.invalid", None)]
+        );
     }
 
     #[test]
     fn bearer_is_preferred_over_basic() {
         let mut headers = HeaderMap::new();
         headers.append(WWW_AUTHENTICATE, "Basic realm=\"x\"".parse().unwrap());
-        headers.append(WWW_AUTHENTICATE, "Bearer realm=\"https://t.invalid\"".parse().unwrap());
-        assert_eq!(Challenge::from_headers(&headers), Some(bearer("https://t.invalid", None)));
+        headers.append(
+            WWW_AUTHENTICATE,
+            "Bearer realm=\"https://t.invalid\"".parse().unwrap(),
+        );
+        assert_eq!(
+            Challenge::from_headers(&headers),
+            Some(bearer("https://t.invalid", None))
+        );
     }
 
     proptest! {

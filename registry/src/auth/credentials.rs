@@ -27,7 +27,10 @@ pub(crate) enum Kind {
 
 impl Credentials {
     fn new(kind: Kind, source: &str) -> Self {
-        Self { kind, source: source.to_owned() }
+        Self {
+            kind,
+            source: source.to_owned(),
+        }
     }
 
     /// No credentials.
@@ -37,7 +40,10 @@ impl Credentials {
 
     /// A user name and password (or an access token in its place).
     pub fn basic(username: impl Into<String>, password: impl Into<String>) -> Self {
-        let kind = Kind::Basic { username: username.into(), password: Secret::new(password) };
+        let kind = Kind::Basic {
+            username: username.into(),
+            password: Secret::new(password),
+        };
         Self::new(kind, "the given user name and password")
     }
 
@@ -46,7 +52,10 @@ impl Credentials {
     /// Registry takes its own refresh tokens this way; an Entra ID token has to be exchanged for
     /// one first.
     pub fn identity_token(token: impl Into<String>) -> Self {
-        Self::new(Kind::Refresh(Secret::new(token)), "the given identity token")
+        Self::new(
+            Kind::Refresh(Secret::new(token)),
+            "the given identity token",
+        )
     }
 
     /// A bearer token the registry accepts as it is.

@@ -71,13 +71,15 @@ impl DockerConfig {
             .map(PathBuf::from)
             .or_else(|| get("HOME").map(|home| Path::new(&home).join(".docker")));
         let path = directory.map(|directory| directory.join("config.json"));
-        let search = get("PATH").map_or_else(Vec::new, |path| std::env::split_paths(&path).collect());
+        let search =
+            get("PATH").map_or_else(Vec::new, |path| std::env::split_paths(&path).collect());
         let config = match path {
             None => Self::default(),
             Some(path) => match Self::load(&path).await {
-                Err(error) if error.kind() == ErrorKind::NotFound => {
-                    Self { path, ..Self::default() }
-                }
+                Err(error) if error.kind() == ErrorKind::NotFound => Self {
+                    path,
+                    ..Self::default()
+                },
                 other => other?,
             },
         };
@@ -93,10 +95,23 @@ impl DockerConfig {
         let path = path.into();
         // serde's message may quote the value it stumbled over, which may be a secret.
         let file = serde_json::from_slice(text).map_err(|error| {
-            let detail = format!("line {} column {} is not as docker writes it", error.line(), error.column());
-            Error::new(ErrorKind::Invalid, "read docker config", path.display().to_string(), detail)
+            let detail = format!(
+                "line {} column {} is not as docker writes it",
+                error.line(),
+                error.column()
+            );
+            Error::new(
+                ErrorKind::Invalid,
+                "read docker config",
+                path.display().to_string(),
+                detail,
+            )
         })?;
-        Ok(Self { path, search: Vec::new(), file })
+        Ok(Self {
+            path,
+            search: Vec::new(),
+            file,
+        })
     }
 
     /// Sets the directories in which `docker-credential-*` programs are searched.
@@ -118,10 +133,8 @@ impl DockerConfig {
         }
         match self.entry_for(registry) {
             Some((key, entry)) => self.decode(key, entry),
-            None => Ok(Credentials::anonymous().with_source(format!(
-                "no entry for {registry} in {}",
-                self.describe()
-            ))),
+            None => Ok(Credentials::anonymous()
+                .with_source(format!("no entry for {registry} in {}", self.describe()))),
         }
     }
 
@@ -161,11 +174,18 @@ impl DockerConfig {
         } else if let Some(auth) = set(&entry.auth) {
             let (username, password) = decode_auth(&auth).ok_or_else(|| {
                 let detail = format!("the auth of {key} is not base64 of user:password");
-                Error::new(ErrorKind::Invalid, "read docker config", self.describe(), detail)
-                    .with_hint("log in to the registry again")
+                Error::new(
+                    ErrorKind::Invalid,
+                    "read docker config",
+                    self.describe(),
+                    detail,
+                )
+                .with_hint("log in to the registry again")
             })?;
             Credentials::basic(username, password)
-        } else if let (Some(username), Some(password)) = (set(&entry.username), set(&entry.password)) {
+        } else if let (Some(username), Some(password)) =
+            (set(&entry.username), set(&entry.password))
+        {
             Credentials::basic(username, password)
         } else {
             Credentials::anonymous()
@@ -192,12 +212,20 @@ async fn read(path: &Path) -> Result<Vec<u8>> {
             std::io::ErrorKind::NotFound => ErrorKind::NotFound,
             _ => ErrorKind::Io,
         };
-        Error::new(kind, "read docker config", path.display().to_string(), "cannot be read")
-            .with_source(error)
+        Error::new(
+            kind,
+            "read docker config",
+            path.display().to_string(),
+            "cannot be read",
+        )
+        .with_source(error)
     };
     let file = tokio::fs::File::open(path).await.map_err(failed)?;
     let mut bytes = Vec::new();
-    file.take(SIZE_MAX).read_to_end(&mut bytes).await.map_err(failed)?;
+    file.take(SIZE_MAX)
+        .read_to_end(&mut bytes)
+        .await
+        .map_err(failed)?;
     Ok(bytes)
 }
 
@@ -210,13 +238,19 @@ fn decode_auth(auth: &str) -> Option<(String, String)> {
 }
 
 fn is_hub(registry: &str) -> bool {
-    matches!(registry, "docker.io" | "index.docker.io" | "registry-1.docker.io")
+    matches!(
+        registry,
+        "docker.io" | "index.docker.io" | "registry-1.docker.io"
+    )
 }
 
 /// Whether a key of the file (`host`, `https://host`, `https://host/v1/`) is for `registry`.
 /// A key with another path is podman's, for one namespace, and does not speak for the host.
 fn same_registry(key: &str, registry: &str) -> bool {
-    let key = key.strip_prefix("https://").or_else(|| key.strip_prefix("http://")).unwrap_or(key);
+    let key = key
+        .strip_prefix("https://")
+        .or_else(|| key.strip_prefix("http://"))
+        .unwrap_or(key);
     let (host, path) = key.split_once('/').unwrap_or((key, ""));
     let whole = matches!(path.trim_end_matches('/'), "" | "v1" | "v2");
     whole && (host.eq_ignore_ascii_case(registry) || (is_hub(host) && is_hub(registry)))
@@ -242,8 +276,13 @@ mod tests {
 
     #[tokio::test]
     async fn every_way_to_write_a_host_is_found() {
-        for key in ["r.invalid:5000", "https://r.invalid:5000", "http://r.invalid:5000/v2/"] {
-            let text = format!(r#"{{"auths":{{"{key}":{{"auth":"dTpwOnE="}}}},"HttpHeaders":{{}}}}"#);
+        for key in [
+            "r.invalid:5000",
+            "https://r.invalid:5000",
+            "http://r.invalid:5000/v2/",
+        ] {
+            let text =
+                format!(r#"{{"auths":{{"{key}":{{"auth":"dTpwOnE="}}}},"HttpHeaders":{{}}}}"#);
             let found = find(&text, "r.invalid:5000").await.unwrap();
             assert_eq!(basic(&found), ("u", "p:q"));
             assert_eq!(found.source(), "docker config /c/config.json");
@@ -270,7 +309,12 @@ mod tests {
 
     #[tokio::test]
     async fn bad_entries_are_named_without_their_content() {
-        let error = find(r#"{"auths":{"r.invalid":{"auth":"hunter2!"}}}"#, "r.invalid").await.unwrap_err();
+        let error = find(
+            r#"{"auths":{"r.invalid":{"auth":"hunter2!"}}}"#,
+            "r.invalid",
+        )
+        .await
+        .unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Invalid);
         assert!(!format!("{error} {error:?}").contains("hunter2"));
         let error = DockerConfig::parse("/c", br#"{"auths":{"r":"hunter2"}}"#).unwrap_err();
@@ -281,7 +325,13 @@ mod tests {
     async fn the_environment_is_what_the_lookup_says() {
         let dir = tempfile::tempdir().unwrap();
         let config = DockerConfig::from_env(|_| None).await.unwrap();
-        assert!(config.credentials("r.invalid").await.unwrap().is_anonymous());
+        assert!(
+            config
+                .credentials("r.invalid")
+                .await
+                .unwrap()
+                .is_anonymous()
+        );
         std::fs::create_dir(dir.path().join(".docker")).unwrap();
         std::fs::write(
             dir.path().join(".docker/config.json"),
@@ -291,10 +341,19 @@ mod tests {
         let home = dir.path().to_str().unwrap().to_owned();
         let lookup = |name: &str| (name == "HOME").then(|| home.clone());
         let config = DockerConfig::from_env(lookup).await.unwrap();
-        assert_eq!(basic(&config.credentials("r.invalid").await.unwrap()), ("u", "p"));
+        assert_eq!(
+            basic(&config.credentials("r.invalid").await.unwrap()),
+            ("u", "p")
+        );
         let elsewhere = |name: &str| (name == "DOCKER_CONFIG").then(|| format!("{home}/absent"));
         let config = DockerConfig::from_env(elsewhere).await.unwrap();
-        assert!(config.credentials("r.invalid").await.unwrap().is_anonymous());
+        assert!(
+            config
+                .credentials("r.invalid")
+                .await
+                .unwrap()
+                .is_anonymous()
+        );
     }
 
     proptest! {

@@ -44,24 +44,46 @@ pub(crate) async fn get(
     let (output, status) = tokio::time::timeout(LIMIT, run)
         .await
         .map_err(|_| {
-            Error::new(ErrorKind::Timeout, STAGE, &program, format!("no answer in {LIMIT:?}"))
-                .with_hint(format!("run `{program} get` by hand to see what it waits for"))
+            Error::new(
+                ErrorKind::Timeout,
+                STAGE,
+                &program,
+                format!("no answer in {LIMIT:?}"),
+            )
+            .with_hint(format!(
+                "run `{program} get` by hand to see what it waits for"
+            ))
         })?
-        .map_err(|error| Error::new(ErrorKind::Io, STAGE, &program, "cannot be run").with_source(error))?;
+        .map_err(|error| {
+            Error::new(ErrorKind::Io, STAGE, &program, "cannot be run").with_source(error)
+        })?;
     if !status.success() {
         if String::from_utf8_lossy(&output).contains(NOTHING) {
             return Ok(None);
         }
-        return Err(Error::new(ErrorKind::Unauthorized, STAGE, &program, format!("failed for {server} with {status}"))
-            .with_hint(format!("run `{program} get` by hand, giving {server} on standard input")));
+        return Err(Error::new(
+            ErrorKind::Unauthorized,
+            STAGE,
+            &program,
+            format!("failed for {server} with {status}"),
+        )
+        .with_hint(format!(
+            "run `{program} get` by hand, giving {server} on standard input"
+        )));
     }
     decode(&program, &output)
 }
 
 fn decode(program: &str, output: &[u8]) -> Result<Option<Credentials>> {
     // serde's message is left out: it may quote the secret.
-    let answer: Answer = serde_json::from_slice(output)
-        .map_err(|_| Error::new(ErrorKind::Invalid, STAGE, program, "its answer is not the expected JSON"))?;
+    let answer: Answer = serde_json::from_slice(output).map_err(|_| {
+        Error::new(
+            ErrorKind::Invalid,
+            STAGE,
+            program,
+            "its answer is not the expected JSON",
+        )
+    })?;
     Ok(match (answer.username.as_str(), answer.secret) {
         ("", secret) if secret.is_empty() => None,
         ("<token>", secret) => Some(Credentials::identity_token(secret)),
@@ -72,7 +94,12 @@ fn decode(program: &str, output: &[u8]) -> Result<Option<Credentials>> {
 fn find(name: &str, program: &str, search: &[PathBuf]) -> Result<PathBuf> {
     let harmless = |letter: char| letter.is_ascii_alphanumeric() || "-_.".contains(letter);
     if !name.chars().all(harmless) {
-        return Err(Error::new(ErrorKind::Invalid, STAGE, program, "is not the name of a helper"));
+        return Err(Error::new(
+            ErrorKind::Invalid,
+            STAGE,
+            program,
+            "is not the name of a helper",
+        ));
     }
     search
         .iter()
@@ -108,7 +135,8 @@ async fn talk(child: &mut Child, server: &str) -> std::io::Result<Vec<u8>> {
     Ok(output)
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
+#[cfg(unix)]
 mod tests {
     use super::*;
     use crate::auth::credentials::Kind;
@@ -129,18 +157,25 @@ mod tests {
 
     #[tokio::test]
     async fn the_host_goes_in_and_credentials_come_out() {
-        let found = ask(r#"read host; echo "{\"ServerURL\":\"x\",\"Username\":\"$1-$host\",\"Secret\":\"s\"}""#)
+        let found = ask(
+            r#"read host; echo "{\"ServerURL\":\"x\",\"Username\":\"$1-$host\",\"Secret\":\"s\"}""#,
+        )
+        .await
+        .unwrap()
+        .unwrap();
+        assert!(matches!(&found.kind, Kind::Basic { username, .. } if username == "get-r.invalid"));
+        let token = ask(r#"echo '{"Username":"<token>","Secret":"rt"}'"#)
             .await
             .unwrap()
             .unwrap();
-        assert!(matches!(&found.kind, Kind::Basic { username, .. } if username == "get-r.invalid"));
-        let token = ask(r#"echo '{"Username":"<token>","Secret":"rt"}'"#).await.unwrap().unwrap();
         assert!(matches!(&token.kind, Kind::Refresh(_)));
     }
 
     #[tokio::test]
     async fn nothing_is_not_a_failure_but_a_failure_is() {
-        let none = ask("echo credentials not found in native keychain; exit 1").await.unwrap();
+        let none = ask("echo credentials not found in native keychain; exit 1")
+            .await
+            .unwrap();
         assert!(none.is_none());
         let error = ask("echo hunter2; exit 3").await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unauthorized);
@@ -152,11 +187,18 @@ mod tests {
 
     #[tokio::test]
     async fn an_absent_helper_is_named() {
-        let error = get("ecr-login", &[PathBuf::from("/nonexistent")], "r.invalid").await.unwrap_err();
+        let error = get("ecr-login", &[PathBuf::from("/nonexistent")], "r.invalid")
+            .await
+            .unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NotFound);
-        assert!(error.to_string().contains("docker-credential-ecr-login"), "{error}");
+        assert!(
+            error.to_string().contains("docker-credential-ecr-login"),
+            "{error}"
+        );
         assert!(error.hint().is_some());
-        let error = get("../evil", &[PathBuf::from("/bin")], "r.invalid").await.unwrap_err();
+        let error = get("../evil", &[PathBuf::from("/bin")], "r.invalid")
+            .await
+            .unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Invalid);
     }
 }

@@ -41,7 +41,10 @@ impl Authorization {
             Self::None => return None,
             Self::Basic { username, password } => {
                 let pair = format!("{username}:{}", password.reveal());
-                format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(pair))
+                format!(
+                    "Basic {}",
+                    base64::engine::general_purpose::STANDARD.encode(pair)
+                )
             }
             Self::Bearer(token) => format!("Bearer {}", token.reveal()),
         };
@@ -81,7 +84,10 @@ impl Auth {
     }
 
     fn known_challenge(&self) -> Option<Challenge> {
-        self.challenge.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.challenge
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// What to sign a request of `scope` with; a fresh token is fetched where one is needed.
@@ -90,13 +96,16 @@ impl Auth {
             return Ok(Authorization::Bearer(token.clone()));
         }
         match (self.known_challenge(), &self.credentials.kind) {
-            (Some(Challenge::Bearer { realm, service }), _) => {
-                self.token(scope, &realm, service.as_deref()).await.map(Authorization::Bearer)
+            (Some(Challenge::Bearer { realm, service }), _) => self
+                .token(scope, &realm, service.as_deref())
+                .await
+                .map(Authorization::Bearer),
+            (Some(Challenge::Basic), Kind::Basic { username, password }) => {
+                Ok(Authorization::Basic {
+                    username: username.clone(),
+                    password: password.clone(),
+                })
             }
-            (Some(Challenge::Basic), Kind::Basic { username, password }) => Ok(Authorization::Basic {
-                username: username.clone(),
-                password: password.clone(),
-            }),
             _ => Ok(Authorization::None),
         }
     }
@@ -135,11 +144,16 @@ impl Auth {
         scope: &Scope,
     ) -> bool {
         if let Some(challenge) = Challenge::from_headers(headers) {
-            *self.challenge.lock().unwrap_or_else(PoisonError::into_inner) = Some(challenge);
+            *self
+                .challenge
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner) = Some(challenge);
         }
         match (self.known_challenge(), &self.credentials.kind, used) {
             (_, Kind::Bearer(_), _) | (None, ..) => false,
-            (Some(Challenge::Basic), kind, Authorization::None) => matches!(kind, Kind::Basic { .. }),
+            (Some(Challenge::Basic), kind, Authorization::None) => {
+                matches!(kind, Kind::Basic { .. })
+            }
             (Some(Challenge::Basic), ..) => false,
             (Some(Challenge::Bearer { .. }), _, used) => {
                 self.forget(scope, used).await;
@@ -151,7 +165,9 @@ impl Auth {
     /// Drops the cached token of `scope` if it is the one in `used`; another task may have
     /// renewed it meanwhile.
     async fn forget(&self, scope: &Scope, used: &Authorization) {
-        let Authorization::Bearer(used) = used else { return };
+        let Authorization::Bearer(used) = used else {
+            return;
+        };
         let slot = self.slot(scope);
         let mut held = slot.lock().await;
         if held.as_ref().is_some_and(|token| token.secret == *used) {
@@ -163,7 +179,10 @@ impl Auth {
     pub(crate) fn unauthorized(&self, stage: &'static str) -> Error {
         let registry = self.endpoint.registry();
         let detail = if self.credentials.is_anonymous() {
-            format!("{registry} wants credentials, and there are none ({})", self.credentials.source())
+            format!(
+                "{registry} wants credentials, and there are none ({})",
+                self.credentials.source()
+            )
         } else {
             format!("{registry} does not accept {}", self.credentials.source())
         };
@@ -182,8 +201,12 @@ impl Auth {
 /// What to do when credentials are refused.
 pub(crate) fn advice(credentials: &Credentials) -> String {
     if credentials.is_anonymous() {
-        "log in to the registry, so that the docker config holds credentials for this host".to_owned()
+        "log in to the registry, so that the docker config holds credentials for this host"
+            .to_owned()
     } else {
-        format!("check or renew {}; it may be wrong or expired", credentials.source())
+        format!(
+            "check or renew {}; it may be wrong or expired",
+            credentials.source()
+        )
     }
 }

@@ -86,12 +86,32 @@ impl Ask<'_> {
             return Err(self.refused(status));
         }
         let asked_at = Instant::now();
-        let body = net::read_body(response, STAGE, ANSWER_MAX, self.net.options.request_timeout).await?;
-        let unusable = || self.error(ErrorKind::Protocol, "its token endpoint's answer has no token");
+        let body = net::read_body(
+            response,
+            STAGE,
+            ANSWER_MAX,
+            self.net.options.request_timeout,
+        )
+        .await?;
+        let unusable = || {
+            self.error(
+                ErrorKind::Protocol,
+                "its token endpoint's answer has no token",
+            )
+        };
         let answer: Answer = serde_json::from_slice(&body).map_err(|_| unusable())?;
-        let text = answer.token.or(answer.access_token).filter(|text| !text.is_empty());
-        let life = answer.expires_in.map_or(LIFE_DEFAULT, Duration::from_secs).clamp(LIFE_DEFAULT, LIFE_MAX);
-        Ok(Token { secret: Secret::new(text.ok_or_else(unusable)?), renew: asked_at + (life - SKEW) })
+        let text = answer
+            .token
+            .or(answer.access_token)
+            .filter(|text| !text.is_empty());
+        let life = answer
+            .expires_in
+            .map_or(LIFE_DEFAULT, Duration::from_secs)
+            .clamp(LIFE_DEFAULT, LIFE_MAX);
+        Ok(Token {
+            secret: Secret::new(text.ok_or_else(unusable)?),
+            renew: asked_at + life.saturating_sub(SKEW),
+        })
     }
 
     fn realm_url(&self) -> Result<Url> {
@@ -117,14 +137,20 @@ impl Ask<'_> {
         url.query_pairs_mut().extend_pairs(fields);
         let request = self.net.client.get(url);
         match &self.credentials.kind {
-            Kind::Basic { username, password } => request.basic_auth(username, Some(password.reveal())),
+            Kind::Basic { username, password } => {
+                request.basic_auth(username, Some(password.reveal()))
+            }
             _ => request,
         }
     }
 
     fn refused(&self, status: http::StatusCode) -> Error {
-        let detail = format!("the token endpoint refused {} ({status})", self.credentials.source());
-        self.error(ErrorKind::Unauthorized, &detail).with_hint(super::advice(self.credentials))
+        let detail = format!(
+            "the token endpoint refused {} ({status})",
+            self.credentials.source()
+        );
+        self.error(ErrorKind::Unauthorized, &detail)
+            .with_hint(super::advice(self.credentials))
     }
 
     fn error(&self, kind: ErrorKind, detail: &str) -> Error {

@@ -34,7 +34,11 @@ pub(crate) enum Failure {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        if error.is_retryable() { Self::Again(error, None) } else { Self::Fatal(error) }
+        if error.is_retryable() {
+            Self::Again(error, None)
+        } else {
+            Self::Fatal(error)
+        }
     }
 }
 
@@ -46,19 +50,34 @@ pub(crate) async fn push(
     progress: Progress<'_>,
 ) -> Result<Descriptor> {
     let scope = Scope::push(transport.endpoint.repository());
-    let upload = Upload { transport, blob, index, progress, scope };
-    if let Some(digest) = blob.digest() {
-        if upload.exists(digest).await? {
-            progress(Event::Exists { blob: index, digest: digest.clone(), size: blob.size() });
-            return Ok(blob.descriptor(digest.clone()));
-        }
+    let upload = Upload {
+        transport,
+        blob,
+        index,
+        progress,
+        scope,
+    };
+    if let Some(digest) = blob.digest()
+        && upload.exists(digest).await?
+    {
+        progress(Event::Exists {
+            blob: index,
+            digest: digest.clone(),
+            size: blob.size(),
+        });
+        return Ok(blob.descriptor(digest.clone()));
     }
     upload.run().await.map(|digest| blob.descriptor(digest))
 }
 
 /// Whether the registry has the blob `digest`.
 pub(crate) async fn exists(transport: &Transport, digest: &Digest, scope: &Scope) -> Result<bool> {
-    let call = Call::new("look up blob", Method::HEAD, transport.endpoint.blob(digest), scope);
+    let call = Call::new(
+        "look up blob",
+        Method::HEAD,
+        transport.endpoint.blob(digest),
+        scope,
+    );
     let response = transport.send(&call).await?;
     match response.status() {
         StatusCode::NOT_FOUND => Ok(false),
@@ -106,7 +125,9 @@ impl Upload<'_> {
             let (error, asked) = match self.attempt(&pump, chunk).await {
                 Ok(digest) => return Ok(digest),
                 Err(Failure::Fatal(error)) => return Err(error),
-                Err(Failure::TooLarge(error)) if chunk.is_some_and(|size| size <= CHUNK_FALLBACK) => {
+                Err(Failure::TooLarge(error))
+                    if chunk.is_some_and(|size| size <= CHUNK_FALLBACK) =>
+                {
                     return Err(error);
                 }
                 Err(Failure::TooLarge(error)) => {
@@ -125,7 +146,11 @@ impl Upload<'_> {
     }
 
     fn report_retry(&self, attempt: u32, error: &Error) {
-        (self.progress)(Event::Retrying { blob: self.index, attempt, reason: error.to_string() });
+        (self.progress)(Event::Retrying {
+            blob: self.index,
+            attempt,
+            reason: error.to_string(),
+        });
     }
 
     /// One upload session, from its opening to its commit.
@@ -134,11 +159,20 @@ impl Upload<'_> {
             Begun::Session(session) => session,
             Begun::Mounted(digest, from) => {
                 let size = self.blob.size();
-                (self.progress)(Event::Mounted { blob: self.index, digest: digest.clone(), size, from });
+                (self.progress)(Event::Mounted {
+                    blob: self.index,
+                    digest: digest.clone(),
+                    size,
+                    from,
+                });
                 return Ok(digest);
             }
         };
-        let mut transfer = Transfer { upload: self, pump, session };
+        let mut transfer = Transfer {
+            upload: self,
+            pump,
+            session,
+        };
         let result = match (self.blob.digest(), chunk) {
             (Some(digest), None) => transfer.put_whole(digest).await,
             (_, chunk) => transfer.patch_and_commit(chunk).await,
@@ -146,7 +180,12 @@ impl Upload<'_> {
         match result {
             Ok(Commit { digest }) => {
                 let (size, sent) = (self.blob.size(), pump.handed());
-                (self.progress)(Event::Uploaded { blob: self.index, digest: digest.clone(), size, sent });
+                (self.progress)(Event::Uploaded {
+                    blob: self.index,
+                    digest: digest.clone(),
+                    size,
+                    sent,
+                });
                 Ok(digest)
             }
             Err(failure) => {
@@ -167,30 +206,54 @@ impl Upload<'_> {
                 Err(_) => {}
             }
         }
-        let call = Call::new(STAGE, Method::POST, self.transport.endpoint.uploads(), &self.scope);
+        let call = Call::new(
+            STAGE,
+            Method::POST,
+            self.transport.endpoint.uploads(),
+            &self.scope,
+        );
         let response = self.transport.send(&call).await?;
         if response.status() != StatusCode::ACCEPTED {
-            return Err(self.transport.unexpected(response, STAGE, self.object()).await);
+            return Err(self
+                .transport
+                .unexpected(response, STAGE, self.object())
+                .await);
         }
-        self.transport.location(&response, STAGE).map(Begun::Session)
+        self.transport
+            .location(&response, STAGE)
+            .map(Begun::Session)
     }
 
     async fn mount(&self, digest: &Digest, from: &str) -> Result<Begun> {
         let scope = self.scope.clone().and_pull(from);
         let mut url = self.transport.endpoint.uploads();
-        url.query_pairs_mut().append_pair("mount", digest.as_ref()).append_pair("from", from);
-        let response = self.transport.send(&Call::new(STAGE, Method::POST, url, &scope)).await?;
+        url.query_pairs_mut()
+            .append_pair("mount", digest.as_ref())
+            .append_pair("from", from);
+        let response = self
+            .transport
+            .send(&Call::new(STAGE, Method::POST, url, &scope))
+            .await?;
         match response.status() {
             StatusCode::CREATED => Ok(Begun::Mounted(digest.clone(), from.to_owned())),
-            StatusCode::ACCEPTED => self.transport.location(&response, STAGE).map(Begun::Session),
-            _ => Err(self.transport.unexpected(response, STAGE, self.object()).await),
+            StatusCode::ACCEPTED => self
+                .transport
+                .location(&response, STAGE)
+                .map(Begun::Session),
+            _ => Err(self
+                .transport
+                .unexpected(response, STAGE, self.object())
+                .await),
         }
     }
 
     /// The error for bytes that are not those of the declared digest.
     fn mismatch(&self, expected: &Digest, found: &Digest) -> Failure {
         let detail = format!("the bytes have digest {found}, expected {expected}");
-        Failure::Fatal(Error::new(ErrorKind::DigestMismatch, STAGE, self.object(), detail)
-            .with_hint("the source is not what it was when its digest was taken; measure it again"))
+        Failure::Fatal(
+            Error::new(ErrorKind::DigestMismatch, STAGE, self.object(), detail).with_hint(
+                "the source is not what it was when its digest was taken; measure it again",
+            ),
+        )
     }
 }

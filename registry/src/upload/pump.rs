@@ -126,7 +126,11 @@ impl Pump {
             while state.marks.len() > 1 && state.marks.last().is_some_and(|mark| mark.0 > offset) {
                 state.marks.pop();
             }
-            let (pos, hash) = state.marks.last().cloned().unwrap_or_else(|| (0, Sha256::new()));
+            let (pos, hash) = state
+                .marks
+                .last()
+                .cloned()
+                .unwrap_or_else(|| (0, Sha256::new()));
             state.pos = pos;
             state.hash = hash;
         }
@@ -144,7 +148,9 @@ impl Pump {
         let error = Error::new(kind, stage, object, detail);
         Some(match failure {
             Failure::Source(source) => error.with_source(source),
-            _ => error.with_hint("the source changed while it was read; take it anew and push again"),
+            _ => {
+                error.with_hint("the source changed while it was read; take it anew and push again")
+            }
         })
     }
 
@@ -195,7 +201,9 @@ impl Body {
                 return Err(self.fail(Failure::Long));
             }
             if self.pos > from {
-                let fresh = usize::try_from(self.pos - from).unwrap_or(usize::MAX).min(piece.len());
+                let fresh = usize::try_from(self.pos - from)
+                    .unwrap_or(usize::MAX)
+                    .min(piece.len());
                 let piece = piece.split_off(piece.len() - fresh);
                 lock(&self.state).handed += piece.len() as u64;
                 self.done.send_replace(self.pos);
@@ -249,7 +257,10 @@ mod tests {
         let data = data.clone();
         Blob::new("x/y", declared, move |from| {
             let rest = data.slice(usize::try_from(from).unwrap().min(data.len())..);
-            let parts: Vec<_> = rest.chunks(chunk).map(|part| Ok(Bytes::copy_from_slice(part))).collect();
+            let parts: Vec<_> = rest
+                .chunks(chunk)
+                .map(|part| Ok(Bytes::copy_from_slice(part)))
+                .collect();
             stream::iter(parts).boxed()
         })
     }

@@ -47,8 +47,15 @@ impl Transfer<'_> {
     pub(crate) async fn put_whole(&mut self, digest: &Digest) -> Result<Commit, Failure> {
         let size = self.upload.blob.size();
         let url = with_digest(&self.session, digest);
-        let span = Span { from: 0, to: size, ranged: false };
-        let sent = self.stream(Method::PUT, &url, &span).await;
+        let span = Span {
+            from: 0,
+            to: size,
+            ranged: false,
+        };
+        let sent = match self.stream(Method::PUT, &url, &span).await {
+            Err(Failure::Fatal(error)) => return Err(Failure::Fatal(error)),
+            sent => sent,
+        };
         if size == 0 || self.pump.has_reached(size) {
             let found = self.digest().await?;
             if found != *digest {
@@ -58,7 +65,9 @@ impl Transfer<'_> {
         let failure = match sent {
             Ok(response) if response.status().is_success() => {
                 self.check_commit(&response, digest)?;
-                return Ok(Commit { digest: digest.clone() });
+                return Ok(Commit {
+                    digest: digest.clone(),
+                });
             }
             Ok(response) => self.verdict(response).await,
             Err(failure) => failure,
@@ -73,7 +82,11 @@ impl Transfer<'_> {
         let (mut at, mut idle) = (0, 0);
         while at < size {
             let to = chunk.map_or(size, |chunk| size.min(at.saturating_add(chunk.max(1))));
-            let span = Span { from: at, to, ranged: chunk.is_some() || at > 0 };
+            let span = Span {
+                from: at,
+                to,
+                ranged: chunk.is_some() || at > 0,
+            };
             match self.patch(&span).await {
                 Ok(()) => at = to,
                 Err(Failure::Again(error, asked)) => {
@@ -90,7 +103,12 @@ impl Transfer<'_> {
             }
         }
         let digest = self.digest().await?;
-        if let Some(expected) = self.upload.blob.digest().filter(|expected| **expected != digest) {
+        if let Some(expected) = self
+            .upload
+            .blob
+            .digest()
+            .filter(|expected| **expected != digest)
+        {
             return Err(self.upload.mismatch(expected, &digest));
         }
         self.commit(digest).await
@@ -100,8 +118,19 @@ impl Transfer<'_> {
         if let Some(digest) = self.pump.digest().await {
             return Ok(digest);
         }
-        let fallback = || Error::new(ErrorKind::Source, STAGE, self.upload.object(), "the source failed");
-        Err(Failure::Fatal(self.pump.failure(STAGE, &self.upload.object()).unwrap_or_else(fallback)))
+        let fallback = || {
+            Error::new(
+                ErrorKind::Source,
+                STAGE,
+                self.upload.object(),
+                "the source failed",
+            )
+        };
+        Err(Failure::Fatal(
+            self.pump
+                .failure(STAGE, &self.upload.object())
+                .unwrap_or_else(fallback),
+        ))
     }
 
     async fn patch(&mut self, span: &Span) -> Result<(), Failure> {
@@ -134,12 +163,17 @@ impl Transfer<'_> {
             .header(header::CONTENT_LENGTH, span.to - span.from);
         if span.ranged {
             // The bare form of the distribution specification, not that of RFC 9110.
-            request = request.header(header::CONTENT_RANGE, format!("{}-{}", span.from, span.to - 1));
+            request = request.header(
+                header::CONTENT_RANGE,
+                format!("{}-{}", span.from, span.to - 1),
+            );
         }
         let (request, used) = transport.sign(request, url, &self.upload.scope).await?;
         let moved = self.pump.watch();
         let body = Body::wrap_stream(self.pump.body(span.from, span.to));
-        let sent = self.drive(request.body(body).send(), moved, url, span.to).await;
+        let sent = self
+            .drive(request.body(body).send(), moved, url, span.to)
+            .await;
         // A failed source also breaks the request; what it said is the cause.
         if let Some(error) = self.pump.failure(STAGE, &self.upload.object()) {
             return Err(Failure::Fatal(error));
@@ -167,7 +201,11 @@ impl Transfer<'_> {
                 done,
                 total: self.upload.blob.size(),
             });
-            let limit = if done == to { options.commit_timeout } else { options.stall_timeout };
+            let limit = if done == to {
+                options.commit_timeout
+            } else {
+                options.stall_timeout
+            };
             let step = async {
                 tokio::select! {
                     answer = &mut send => Some(answer),
@@ -187,7 +225,10 @@ impl Transfer<'_> {
     async fn refused(&self, used: &Authorization, response: &Response) -> Failure {
         let auth = &self.upload.transport.auth;
         let error = auth.unauthorized(STAGE);
-        if auth.refused(used, response.headers(), &self.upload.scope).await {
+        if auth
+            .refused(used, response.headers(), &self.upload.scope)
+            .await
+        {
             Failure::Again(error, None)
         } else {
             Failure::Fatal(error)
@@ -199,7 +240,11 @@ impl Transfer<'_> {
         let status = response.status();
         let asked = retry::retry_after(response.headers());
         let redirected = status.is_redirection();
-        let error = self.upload.transport.unexpected(response, STAGE, self.upload.object()).await;
+        let error = self
+            .upload
+            .transport
+            .unexpected(response, STAGE, self.upload.object())
+            .await;
         match status.as_u16() {
             413 => Failure::TooLarge(error),
             // 404 and 416: the session is gone or out of step; a new one may do better.
@@ -225,7 +270,12 @@ impl Transfer<'_> {
         let transport = self.upload.transport;
         let pause = retry::pause(&transport.net.options, idle, asked)?;
         tokio::time::sleep(pause).await;
-        let call = Call::new("resume upload", Method::GET, self.session.clone(), &self.upload.scope);
+        let call = Call::new(
+            "resume upload",
+            Method::GET,
+            self.session.clone(),
+            &self.upload.scope,
+        );
         let response = transport.once(&call).await.ok()?;
         if !response.status().is_success() {
             return None;
@@ -249,7 +299,15 @@ impl Transfer<'_> {
         let url = with_digest(&self.session, &digest);
         let scope = &self.upload.scope;
         let (request, used) = transport
-            .sign(transport.net.client.put(url.clone()).header(header::CONTENT_LENGTH, 0), &url, scope)
+            .sign(
+                transport
+                    .net
+                    .client
+                    .put(url.clone())
+                    .header(header::CONTENT_LENGTH, 0),
+                &url,
+                scope,
+            )
             .await?;
         let limit = transport.net.options.commit_timeout;
         let failure = match tokio::time::timeout(limit, request.send()).await {
@@ -287,15 +345,18 @@ impl Transfer<'_> {
     /// The commit may have landed although its answer did not.
     async fn or_committed(&self, digest: &Digest, failure: Failure) -> Result<Commit, Failure> {
         match failure {
-            Failure::Again(..) if self.upload.exists(digest).await? => {
-                Ok(Commit { digest: digest.clone() })
-            }
+            Failure::Again(..) if self.upload.exists(digest).await? => Ok(Commit {
+                digest: digest.clone(),
+            }),
             failure => Err(failure),
         }
     }
 
     fn check_commit(&self, response: &Response, digest: &Digest) -> Result<(), Failure> {
-        let said = response.headers().get("docker-content-digest").and_then(|value| value.to_str().ok());
+        let said = response
+            .headers()
+            .get("docker-content-digest")
+            .and_then(|value| value.to_str().ok());
         match said {
             Some(said) if said != digest.as_ref() => {
                 let detail = format!("the registry stored {digest} under another digest");
@@ -309,7 +370,12 @@ impl Transfer<'_> {
     /// Ends a session that will not be committed, so that the registry need not keep its bytes
     /// until it expires. A failure here changes nothing.
     pub(crate) async fn cancel(&self) {
-        let call = Call::new("cancel upload", Method::DELETE, self.session.clone(), &self.upload.scope);
+        let call = Call::new(
+            "cancel upload",
+            Method::DELETE,
+            self.session.clone(),
+            &self.upload.scope,
+        );
         let _ = self.upload.transport.once(&call).await;
     }
 }

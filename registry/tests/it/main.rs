@@ -1,1 +1,10 @@
-//! Integration tests of `modelship-registry`, one binary.
+//! Integration tests of `modelship-registry`, one binary: real registries for what they can
+//! show, a scripted server for faults they cannot be made to produce.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod auth;
+mod faults;
+mod images;
+mod pulls;
+mod real;
+mod server;
