@@ -11,7 +11,7 @@ use pgp::composed::CleartextSignedMessage;
 
 use super::apt::{HINT, Source, Sources};
 use super::count::Counter;
-use super::fetch::{Expected, Fetcher, blocking};
+use super::fetch::{Expected, Fetcher, blocking, unreadable};
 use super::index::Index;
 use super::release::{IndexFile, Release};
 use super::trust::{Keyring, SignedBy};
@@ -189,7 +189,7 @@ fn index_path(source: &Source, release: &Release, file: &IndexFile) -> String {
 fn parse(all: &[Fetched], architecture: &str) -> Result<Index> {
     let mut index = Index::default();
     for one in all {
-        let failed = |error| Error::io(STAGE, Path::new(&one.name), "cannot be read", error);
+        let failed = |error| unreadable(STAGE, Path::new(&one.name), "it cannot be read", error);
         let file = File::open(&one.path).map_err(failed)?;
         let input = BufReader::with_capacity(256 << 10, decoded(file, &one.name));
         index

@@ -15,7 +15,7 @@ use tar::EntryType;
 
 use super::ar;
 use super::catalog::XZ_MEMORY_KIB;
-use super::fetch::{copy_hashed, keep, temporary};
+use super::fetch::{copy_hashed, keep, temporary, unreadable};
 use crate::error::{Error, ErrorKind, Result};
 use crate::path::normalise;
 
@@ -104,7 +104,7 @@ pub(super) fn load(dir: &Path, sha256: &str) -> Result<Option<Unpacked>> {
 
 /// Unpacks the file `deb`, whose digest is `sha256`, into `dir`.
 pub(super) fn unpack(deb: &Path, dir: &Path, sha256: &str) -> Result<()> {
-    let broken = |error| Error::io(STAGE, deb, "it is not a well-formed package", error);
+    let broken = |error| unreadable(STAGE, deb, "it is not a well-formed package", error);
     let file = File::open(deb).map_err(broken)?;
     let mut archive = ar::Archive::open(BufReader::new(file)).map_err(broken)?;
     let mut control = None;
@@ -135,7 +135,7 @@ fn write(data: impl Read, dir: &Path, sha256: &str, control: String) -> Result<(
     let mut output = BufWriter::with_capacity(128 << 10, part.as_file_mut());
     let size = copy_hashed(&mut data.take(UNPACKED_LIMIT), &mut output, &mut hasher)
         .and_then(|size| io::Write::flush(&mut output).map(|()| size))
-        .map_err(|error| Error::io(STAGE, &tar, "the package's data cannot be unpacked", error))?;
+        .map_err(|error| unreadable(STAGE, &tar, "the package's data cannot be unpacked", error))?;
     drop(output);
     if size == UNPACKED_LIMIT {
         return Err(Error::new(
@@ -206,7 +206,7 @@ fn read_control(input: impl Read) -> io::Result<String> {
 
 /// Lists an archive, leaving out devices and pipes: a container runtime provides its own.
 fn entries(input: &mut impl Read, tar: &Path) -> Result<Vec<Entry>> {
-    let broken = |error| Error::io(STAGE, tar, "its archive is malformed", error);
+    let broken = |error| unreadable(STAGE, tar, "its archive is malformed", error);
     let mut archive = tar::Archive::new(input);
     let mut found = Vec::new();
     for entry in archive.entries().map_err(broken)? {

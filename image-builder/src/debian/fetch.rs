@@ -10,6 +10,7 @@ use futures::stream::BoxStream;
 use reqwest::{Client, Proxy, StatusCode};
 use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
+use tokio::io::AsyncWriteExt;
 use url::Url;
 
 use super::apt::{Sources, redact};
@@ -31,6 +32,13 @@ pub(super) struct Expected {
     pub(super) sha256: String,
     /// Bytes.
     pub(super) size: u64,
+}
+
+/// Where a download goes, what it must be, and who hears of it.
+struct Target<'a> {
+    expected: &'a Expected,
+    path: &'a Path,
+    received: &'a (dyn Fn(i64) + Send + Sync),
 }
 
 /// A client for archives.
@@ -105,8 +113,13 @@ impl Fetcher {
             "no source may have it",
         )
         .with_hint("configure the sources the lock was made from");
+        let target = Target {
+            expected,
+            path,
+            received,
+        };
         for url in urls {
-            match retried(|| self.download(url, expected, path, received)).await {
+            match retried(|| self.download(url, &target)).await {
                 Ok(()) => return Ok(()),
                 // Wrong content is worth hearing about; a mirror that lacks it is not the last word.
                 Err(error) if error.kind() == ErrorKind::DigestMismatch => return Err(error),
@@ -116,33 +129,21 @@ impl Fetcher {
         Err(last)
     }
 
-    async fn download(
-        &self,
-        url: &Url,
-        expected: &Expected,
-        path: &Path,
-        received: &(dyn Fn(i64) + Send + Sync),
-    ) -> Result<()> {
-        let mut seen = 0_u64;
-        let outcome = self
-            .download_counted(url, expected, path, &mut seen, received)
-            .await;
+    async fn download(&self, url: &Url, target: &Target<'_>) -> Result<()> {
+        let mut seen = 0;
+        let outcome = self.download_counted(url, target, &mut seen).await;
         if outcome.is_err() {
-            received(-signed(seen));
+            (target.received)(-signed(seen));
         }
         outcome
     }
 
-    async fn download_counted(
-        &self,
-        url: &Url,
-        expected: &Expected,
-        path: &Path,
-        seen: &mut u64,
-        received: &(dyn Fn(i64) + Send + Sync),
-    ) -> Result<()> {
+    async fn download_counted(&self, url: &Url, target: &Target<'_>, seen: &mut u64) -> Result<()> {
+        let Target { expected, path, .. } = *target;
         let mut chunks = self.open(url).await?;
-        let mut part = temporary(path)?;
+        let part = temporary(path)?;
+        let failed = |error| Error::io(STAGE, path, "cannot write to the cache", error);
+        let mut output = tokio::fs::File::from_std(part.reopen().map_err(failed)?);
         let mut hasher = Sha256::new();
         while let Some(chunk) = chunks.next().await {
             let chunk = chunk?;
@@ -151,11 +152,11 @@ impl Fetcher {
                 return Err(mismatch(url, detail));
             }
             *seen += chunk.len() as u64;
-            received(signed(chunk.len() as u64));
+            (target.received)(signed(chunk.len() as u64));
             hasher.update(&chunk);
-            part.write_all(&chunk)
-                .map_err(|error| Error::io(STAGE, path, "cannot write", error))?;
+            output.write_all(&chunk).await.map_err(failed)?;
         }
+        output.flush().await.map_err(failed)?;
         if *seen != expected.size {
             let detail = format!("it has {seen} bytes where {} are expected", expected.size);
             return Err(mismatch(url, detail));
@@ -300,6 +301,23 @@ async fn is_intact(path: &Path, expected: &Expected) -> Result<bool> {
         Ok(false)
     })
     .await
+}
+
+/// An error about reading `path`: `Invalid` when its content is at fault, else as the system says.
+pub(super) fn unreadable(
+    stage: &'static str,
+    path: &Path,
+    detail: &str,
+    error: std::io::Error,
+) -> Error {
+    use std::io::ErrorKind::{InvalidData, InvalidInput, Other, UnexpectedEof};
+    match error.kind() {
+        InvalidData | InvalidInput | Other | UnexpectedEof => {
+            let object = path.display().to_string();
+            Error::new(ErrorKind::Invalid, stage, object, detail).with_source(error)
+        }
+        _ => Error::io(stage, path, detail, error),
+    }
 }
 
 /// Copies all of `from` to `to`, feeding the hasher on the way, and counts the bytes.

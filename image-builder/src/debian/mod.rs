@@ -102,7 +102,8 @@ pub struct DebianBase {
     pub exclude: BTreeSet<String>,
     /// The Debian name of the architecture, such as `amd64`.
     pub architecture: String,
-    /// The directory that keeps indexes and packages, by digest; it may be shared.
+    /// The directory that keeps indexes and packages, by digest; several processes may
+    /// share it.
     pub cache: PathBuf,
     /// Whether to leave out documentation (not licences), manuals and translations.
     pub slim: bool,

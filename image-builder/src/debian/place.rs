@@ -35,7 +35,9 @@ pub(super) fn place(packages: &[Package], slim: bool) -> Result<BTreeMap<String,
         .iter()
         .flat_map(|package| &package.unpacked.entries)
     {
-        if let Kind::Symlink(target) = &entry.kind {
+        // The merged directories are rewritten by name; as links they would lead into themselves.
+        let is_merged = MERGED.contains(&entry.path.as_str());
+        if let (Kind::Symlink(target), false) = (&entry.kind, is_merged) {
             links.entry(merged(&entry.path)).or_insert(target.as_str());
         }
     }

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use pgp::composed::{CleartextSignedMessage, Deserializable, SignedPublicKey, SignedPublicSubKey};
 use pgp::crypto::hash::HashAlgorithm;
-use pgp::packet::Signature;
+use pgp::packet::{Signature, SignatureType};
 use pgp::types::{KeyDetails, VerifyingKey};
 
 use crate::error::{Error, ErrorKind, Result};
@@ -158,12 +158,19 @@ fn read_keys(bytes: &[u8], keys: &mut Vec<SignedPublicKey>) -> pgp::errors::Resu
     Ok(())
 }
 
-/// Whether the signature's digest still resists forgery.
+/// Whether it is a signature over a document whose digest still resists forgery.
 fn is_strong(signature: &Signature) -> bool {
-    !matches!(
-        signature.hash_alg(),
-        None | Some(HashAlgorithm::Md5 | HashAlgorithm::Sha1 | HashAlgorithm::Ripemd160)
-    )
+    let weak = [
+        HashAlgorithm::Md5,
+        HashAlgorithm::Sha1,
+        HashAlgorithm::Ripemd160,
+    ];
+    matches!(
+        signature.typ(),
+        Some(SignatureType::Text | SignatureType::Binary)
+    ) && signature
+        .hash_alg()
+        .is_some_and(|hash| !weak.contains(&hash))
 }
 
 /// Whether the certificate is neither revoked by its owner nor expired at `now`.
@@ -239,7 +246,7 @@ fn may_sign(key: &SignedPublicKey, subkey: &SignedPublicSubKey, now: Option<Syst
         .max_by_key(|signature| signature.created());
     let Some(newest) = newest else { return false };
     // A revocation is a signature of its own type; the newest word counts.
-    newest.typ() == Some(pgp::packet::SignatureType::SubkeyBinding)
+    newest.typ() == Some(SignatureType::SubkeyBinding)
         && newest.key_flags().sign()
         && newest.embedded_signature().is_some_and(|back| {
             back.verify_primary_key_binding(&subkey.key, &key.primary_key)
