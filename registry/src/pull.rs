@@ -27,6 +27,8 @@ use crate::retry;
 use crate::transport::{Call, Transport};
 
 pub(crate) const STAGE: &str = "pull blob";
+/// A `NO_PROXY` value that exempts every name and every address.
+const EVERY_HOST: &str = "*,0.0.0.0/0,::/0";
 
 /// The blob reader of one repository.
 pub(crate) struct Puller {
@@ -119,7 +121,7 @@ impl Puller {
         let exempt = if options.proxy.is_some() {
             options.no_proxy.clone()
         } else {
-            Some("*".to_owned())
+            Some(EVERY_HOST.to_owned())
         };
         Ok(ClientConfig {
             protocol: if self.transport.endpoint.is_http() {

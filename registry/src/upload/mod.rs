@@ -32,13 +32,21 @@ pub(crate) enum Failure {
     TooLarge(Error),
 }
 
-impl From<Error> for Failure {
-    fn from(error: Error) -> Self {
+impl Failure {
+    /// The failure of a request that was sent once only.
+    pub(crate) fn of_one_try(error: Error) -> Self {
         if error.is_retryable() {
             Self::Again(error, None)
         } else {
             Self::Fatal(error)
         }
+    }
+}
+
+/// What comes as an error from below has been tried as often as it is to be.
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Fatal(error)
     }
 }
 

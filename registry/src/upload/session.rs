@@ -178,7 +178,7 @@ impl Transfer<'_> {
         if let Some(error) = self.pump.failure(STAGE, &self.upload.object()) {
             return Err(Failure::Fatal(error));
         }
-        let response = sent?;
+        let response = sent.map_err(Failure::of_one_try)?;
         if response.status() == StatusCode::UNAUTHORIZED && transport.endpoint.owns(url) {
             return Err(self.refused(&used, &response).await);
         }
@@ -323,8 +323,8 @@ impl Transfer<'_> {
                 }
             }
             Ok(Ok(response)) => self.verdict(response).await,
-            Ok(Err(error)) => net::transport_error(STAGE, &url, error).into(),
-            Err(_) => net::timeout_error(STAGE, &url, limit).into(),
+            Ok(Err(error)) => Failure::of_one_try(net::transport_error(STAGE, &url, error)),
+            Err(_) => Failure::of_one_try(net::timeout_error(STAGE, &url, limit)),
         };
         self.or_committed(&digest, failure).await
     }
@@ -337,7 +337,7 @@ impl Transfer<'_> {
                 return Ok(Commit { digest });
             }
             Ok(response) => self.verdict(response).await,
-            Err(error) => error.into(),
+            Err(error) => Failure::of_one_try(error),
         };
         self.or_committed(&digest, failure).await
     }

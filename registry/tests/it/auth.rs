@@ -14,8 +14,7 @@ fn challenge(realm: &str) -> Reply {
 
 fn registry(seen: &Seen) -> Reply {
     match seen.method.as_str() {
-        "POST" => Reply::located(202, "/v2/team/app/blobs/uploads/s1"),
-        "PATCH" => Reply::located(202, "/v2/team/app/blobs/uploads/s1"),
+        "POST" | "PATCH" => Reply::located(202, "/v2/team/app/blobs/uploads/s1"),
         "PUT" => Reply::status(201),
         _ => Reply::status(404),
     }

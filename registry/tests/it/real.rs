@@ -259,6 +259,18 @@ async fn a_source_of_the_wrong_length_leaves_no_manifest() {
 }
 
 #[tokio::test]
+async fn a_push_can_be_spawned() {
+    let repository = repository("127.0.0.1:1", Credentials::anonymous());
+    let push = tokio::spawn(async move {
+        repository
+            .push_image(blobs(&layers(), false), seal, &|_| {})
+            .await
+    });
+    let error = push.await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unreachable);
+}
+
+#[tokio::test]
 async fn an_empty_blob_is_a_blob() {
     let Some(registry) = need(DockerRegistry::open().await) else {
         return;

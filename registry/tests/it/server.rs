@@ -113,8 +113,10 @@ async fn serve(stream: TcpStream, log: Arc<Mutex<Vec<Seen>>>, script: Arc<Script
         } else {
             length
         };
-        seen.body = vec![0; wanted];
-        let arrived = stream.read_exact(&mut seen.body).await.is_ok();
+        // What arrived before a break is kept.
+        let mut body = (&mut stream).take(wanted as u64);
+        let _ = body.read_to_end(&mut seen.body).await;
+        let arrived = seen.body.len() == wanted;
         log.lock().unwrap().push(seen.clone());
         if !arrived {
             return;
