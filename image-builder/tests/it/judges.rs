@@ -7,7 +7,7 @@ use std::process::Stdio;
 use futures::{StreamExt, TryStreamExt};
 use modelship_image_builder::{Layer, Sealed, layout, unpack_image};
 use modelship_testkit::judge::{Output, crane, podman, skopeo, umoci};
-use modelship_testkit::{DockerRegistry, Judge, Missing, Tool, need};
+use modelship_testkit::{DockerRegistry, Judge, Missing, Scratch, Tool, need};
 
 use crate::sample::{self, FOREIGN, LONG};
 
@@ -84,7 +84,8 @@ async fn umoci_unpacks_what_we_unpack() {
 
 #[tokio::test]
 async fn podman_takes_our_image_in() {
-    let dir = tempfile::tempdir().unwrap();
+    // Podman names an image after its directory, and refuses capital letters.
+    let dir = Scratch::new().unwrap();
     write(dir.path()).await;
     let pulled = podman(&["pull", "--quiet", &oci(dir.path(), "oci")]).await;
     let Some(pulled) = need(pulled) else { return };

@@ -1,5 +1,8 @@
 //! Integration tests of `modelship-image-builder`, one binary.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on stops where it is")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on stops where it is"
+)]
 
 mod judges;
 mod reproducible;

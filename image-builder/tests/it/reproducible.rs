@@ -43,7 +43,7 @@ async fn umask_and_order_of_creation_do_not_show() {
         digests.push(layer.diff_id().unwrap());
     }
     digests.dedup();
-    let golden = "sha256:checkout";
+    let golden = "sha256:c6e631038492f6a3eb63de3a0568e4d0b30fd31732f6a6f0b09d9cf26c28764a";
     assert_eq!(
         digests.iter().map(ToString::to_string).collect::<Vec<_>>(),
         [golden]
