@@ -205,3 +205,37 @@ impl<W: Write> Write for HashingWriter<W> {
         self.inner.flush()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ruzstd::encoding::{CompressionLevel, compress_to_vec};
+
+    #[test]
+    fn consecutive_and_skippable_zstd_frames_are_one_archive() {
+        let mut stored = compress_to_vec(&b"hello "[..], CompressionLevel::Fastest);
+        stored.extend(0x184D_2A50_u32.to_le_bytes());
+        stored.extend(3_u32.to_le_bytes());
+        stored.extend(b"toc");
+        stored.extend(compress_to_vec(&b"world"[..], CompressionLevel::Fastest));
+        let mut text = String::new();
+        let mut reader = Codec::Zstd.reader(io::Cursor::new(stored.clone()));
+        reader.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "hello world");
+        stored.truncate(stored.len() - 3);
+        let mut reader = Codec::Zstd.reader(io::Cursor::new(stored));
+        assert!(reader.read_to_string(&mut text).is_err());
+    }
+
+    #[test]
+    fn docker_types_have_oci_names_and_others_stay() {
+        let docker = "application/vnd.docker.image.rootfs.diff.tar.gzip".into();
+        assert_eq!(oci_layer_type(&docker), MediaType::ImageLayerGzip);
+        let other = MediaType::from("application/x-other");
+        assert_eq!(oci_layer_type(&other), other);
+        assert_eq!(
+            Codec::of(&other).unwrap_err().kind(),
+            ErrorKind::Unsupported
+        );
+    }
+}

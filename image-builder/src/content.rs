@@ -20,7 +20,12 @@ pub struct Content {
 #[derive(Clone)]
 enum Source {
     Bytes(Bytes),
-    Path { path: PathBuf, offset: u64 },
+    Path {
+        path: PathBuf,
+        offset: u64,
+        /// The content is all of the file, which must not have grown.
+        whole: bool,
+    },
     Stream(Open),
 }
 
@@ -67,14 +72,29 @@ impl Content {
                 detail,
             ));
         }
-        Ok(Self::range(path, 0, meta.len()))
+        Ok(Self::whole(path, meta.len()))
     }
 
     /// A range of a file: `len` bytes at `offset`, such as a member of an archive kept on disk.
     pub fn range(path: impl Into<PathBuf>, offset: u64, len: u64) -> Self {
-        let path = path.into();
         Self {
-            source: Source::Path { path, offset },
+            source: Source::Path {
+                path: path.into(),
+                offset,
+                whole: false,
+            },
+            len,
+        }
+    }
+
+    /// All of a file whose length was just found to be `len`.
+    pub(crate) fn whole(path: impl Into<PathBuf>, len: u64) -> Self {
+        Self {
+            source: Source::Path {
+                path: path.into(),
+                offset: 0,
+                whole: true,
+            },
             len,
         }
     }
@@ -108,7 +128,7 @@ impl Content {
     /// The file and offset the bytes are read from, when they come from a file.
     pub fn as_path(&self) -> Option<(&Path, u64)> {
         match &self.source {
-            Source::Path { path, offset } => Some((path, *offset)),
+            Source::Path { path, offset, .. } => Some((path, *offset)),
             _ => None,
         }
     }
@@ -119,13 +139,15 @@ impl Content {
         let left = self.len.saturating_sub(from);
         match &self.source {
             Source::Bytes(bytes) => stream::of_bytes(bytes, from),
-            Source::Path { path, offset } => {
-                let object = path.display().to_string();
-                stream::exact(
-                    stream::of_file(path.clone(), offset + from, left),
-                    left,
-                    object,
-                )
+            Source::Path {
+                path,
+                offset,
+                whole,
+            } => {
+                // Asking for one byte more than there should be shows whether the file has grown.
+                let ask = if *whole { left.saturating_add(1) } else { left };
+                let inner = stream::of_file(path.clone(), offset + from, ask);
+                stream::exact(inner, left, path.display().to_string())
             }
             Source::Stream(open) => stream::exact(open(from), left, "stream".to_owned()),
         }
@@ -136,7 +158,7 @@ impl fmt::Debug for Content {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.source {
             Source::Bytes(_) => write!(f, "Content({} bytes inline)", self.len),
-            Source::Path { path, offset } => {
+            Source::Path { path, offset, .. } => {
                 write!(
                     f,
                     "Content({} bytes at {offset} of {})",
@@ -179,15 +201,17 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_file_that_shrinks_is_an_error() {
+    async fn a_file_that_changes_its_length_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("f");
         std::fs::write(&path, b"hello world").unwrap();
         let content = Content::file(&path).unwrap();
-        std::fs::write(&path, b"hello").unwrap();
-        let error = stream::collect(content.open(0), 100, "f")
-            .await
-            .unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Changed);
+        for other in ["hello", "hello world and more"] {
+            std::fs::write(&path, other).unwrap();
+            let error = stream::collect(content.open(0), 100, "f")
+                .await
+                .unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Changed);
+        }
     }
 }

@@ -202,8 +202,10 @@ fn check_unused(dir: &Path) -> Result<()> {
         if name != MARKER && name != "blobs" {
             let object = dir.display().to_string();
             let detail = "the directory is not empty and no image layout";
-            return Err(Error::new(ErrorKind::Conflict, "write layout", object, detail)
-                .with_hint("name a new or empty directory"));
+            return Err(
+                Error::new(ErrorKind::Conflict, "write layout", object, detail)
+                    .with_hint("name a new or empty directory"),
+            );
         }
     }
     Ok(())

@@ -120,7 +120,7 @@ fn node(path: &Path, meta: &Metadata) -> Result<Node> {
     } else if kind.is_file() {
         let executable = meta.permissions().mode() & 0o100 != 0;
         let mode = if executable { 0o755 } else { 0o644 };
-        Ok(Node::file(mode, Content::range(path, 0, meta.len())))
+        Ok(Node::file(mode, Content::whole(path, meta.len())))
     } else if kind.is_symlink() {
         let target = std::fs::read_link(path)
             .map_err(|e| Error::io(STAGE, path, "cannot read the symlink", e))?;

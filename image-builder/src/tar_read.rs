@@ -186,23 +186,36 @@ impl<R: Read> Read for Content<'_, R> {
 
 impl Extended {
     fn apply(&mut self, records: &[u8]) -> io::Result<()> {
-        for record in tar::PaxExtensions::new(records) {
-            let record = record?;
-            let key = record.key_bytes();
+        let mut rest = records;
+        while !rest.is_empty() {
+            let (key, value, after) =
+                record(rest).ok_or_else(|| invalid("a PAX record is broken"))?;
+            rest = after;
             if key.starts_with(b"GNU.sparse.") {
                 return Err(invalid("it has a GNU sparse member"));
             }
             match key {
-                b"path" => self.path = Some(utf8(record.value_bytes())?),
-                b"linkpath" => self.link = Some(utf8(record.value_bytes())?),
-                b"size" => self.size = Some(number(record.value_bytes())?),
+                b"path" => self.path = Some(utf8(value)?),
+                b"linkpath" => self.link = Some(utf8(value)?),
+                b"size" => self.size = Some(number(value)?),
                 // Negative or fractional times are of no use to anybody who reads a layer.
-                b"mtime" => self.mtime = seconds(record.value_bytes()),
+                b"mtime" => self.mtime = seconds(value),
                 _ => {}
             }
         }
         Ok(())
     }
+}
+
+/// Splits off the first record, `LENGTH KEY=VALUE\n`: key, value, and what comes after it. The
+/// length decides, since a value may hold newlines.
+fn record(records: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
+    let space = records.iter().position(|&byte| byte == b' ')?;
+    let len = usize::try_from(number(&records[..space]).ok()?).ok()?;
+    let (record, after) = records.split_at_checked(len)?;
+    let body = record.get(space + 1..)?.strip_suffix(b"\n")?;
+    let equals = body.iter().position(|&byte| byte == b'=')?;
+    Some((&body[..equals], &body[equals + 1..], after))
 }
 
 fn seconds(value: &[u8]) -> Option<u64> {
@@ -292,6 +305,31 @@ mod tests {
             .unwrap();
         let seen = read_all(&builder.into_inner().unwrap()).unwrap();
         assert_eq!(seen[&name].3, b"abc");
+    }
+
+    #[test]
+    fn a_pax_record_is_split_by_its_length_not_by_its_newlines() {
+        let mut tree = crate::Tree::new();
+        let name = "line\nbreak".repeat(12);
+        tree.insert_bytes(&name, 0o644, "x").unwrap();
+        let archive = Arc::new(Archive::new(tree));
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
+        let bytes = runtime
+            .block_on(collect(archive.open(0), u64::MAX, "x"))
+            .unwrap();
+        assert!(read_all(&bytes).unwrap().contains_key(&name));
+        for broken in [
+            "",
+            "5",
+            "x path=a\n",
+            "3 path=a\n",
+            "99 path=a\n",
+            "7 patha\n",
+        ] {
+            assert!(record(broken.as_bytes()).is_none(), "{broken:?}");
+        }
     }
 
     #[test]

@@ -43,7 +43,9 @@ pub async fn unpack(layer: &Layer, root: &Path) -> Result<()> {
 /// # Errors
 /// As [`unpack`].
 pub async fn unpack_image(image: &Image, root: &Path) -> Result<()> {
-    std::fs::create_dir_all(root).map_err(|e| Error::io(STAGE, root, "cannot create it", e))?;
+    tokio::fs::create_dir_all(root)
+        .await
+        .map_err(|e| Error::io(STAGE, root, "cannot create it", e))?;
     for layer in image.layers() {
         unpack(layer, root).await?;
     }

@@ -74,7 +74,8 @@ impl Blobs {
     /// Copies a layer into an unfinished file, hashing on the way.
     async fn copy(&self, layer: &Layer, progress: Progress<'_>) -> Result<(TempPath, Digest)> {
         let io = |source| Error::io(STAGE, &self.dir, "cannot write a blob", source);
-        let (file, temp) = unfinished(&self.dir)?.into_parts();
+        let dir = self.dir.clone();
+        let (file, temp) = blocking(move || unfinished(&dir)).await?.into_parts();
         let mut file = File::from_std(file);
         let object: Arc<str> = layer.history().into();
         let total = layer.len();

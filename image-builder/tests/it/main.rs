@@ -1,5 +1,12 @@
 //! Integration tests of `modelship-image-builder`, one binary.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on stops where it is"
+)]
 
 mod debian;
 mod debian_machine;
 mod debian_repository;
+mod judges;
+mod reproducible;
+mod sample;
