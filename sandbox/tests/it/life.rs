@@ -11,7 +11,7 @@ use modelship_sandbox::{Exit, Sandbox};
 
 use crate::rootfs::{empty, marked, output, probe, task, wrote};
 
-const LONG: Duration = Duration::from_secs(600);
+const LONG: Duration = Duration::from_mins(10);
 /// Where a helper process finds its layer; see [`helper`].
 const LAYER: &str = "SANDBOX_TEST_LAYER";
 

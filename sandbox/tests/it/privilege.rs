@@ -71,7 +71,7 @@ async fn root_can_do_without_a_user_namespace_and_nobody_else() {
     wrote(&mut process, "ready").await;
     // Init can signal the program although neither has a capability.
     assert_eq!(
-        process.stop(Duration::from_secs(600)).await.unwrap().exit,
+        process.stop(Duration::from_mins(10)).await.unwrap().exit,
         Exit::Code(7)
     );
 
@@ -136,7 +136,7 @@ async fn python_of_the_host_serves_over_http() {
     assert!(answer.contains("200 OK"), "{answer}");
     assert!(
         process
-            .stop(Duration::from_secs(600))
+            .stop(Duration::from_mins(10))
             .await
             .unwrap()
             .lacks_term_handler()

@@ -90,7 +90,7 @@ pub(crate) fn snapshot(dir: &Path) -> Vec<(PathBuf, Option<Vec<u8>>)> {
     let mut all = Vec::new();
     let mut todo = vec![dir.to_owned()];
     while let Some(dir) = todo.pop() {
-        for entry in fs::read_dir(dir).unwrap().flatten() {
+        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
             if entry.file_type().unwrap().is_dir() {
                 todo.push(entry.path());
                 all.push((entry.path(), None));
