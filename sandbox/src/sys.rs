@@ -63,10 +63,13 @@ pub(crate) unsafe fn clone_process(flags: c_int, child: impl FnOnce() -> u8) -> 
         let code = child();
         exit_now(c_int::from(code));
     }
-    let raw = i32::try_from(answer).unwrap_or(-1);
-    Pid::from_raw(raw)
-        .filter(|_| raw > 0)
-        .ok_or_else(last_errno)
+    if answer < 0 {
+        return Err(last_errno());
+    }
+    i32::try_from(answer)
+        .ok()
+        .and_then(Pid::from_raw)
+        .ok_or(Errno::SRCH)
 }
 
 /// The calling thread's signal mask as it was, restored on drop.

@@ -7,6 +7,9 @@ use std::process::Command;
 use modelship_sandbox::{Exit, Process, Sandbox};
 use tempfile::TempDir;
 
+/// The variable that tells a helper process, an ignored test run on its own, where its layer is.
+pub(crate) const LAYER: &str = "SANDBOX_TEST_LAYER";
+
 /// A fresh layer, removed on drop, that holds `/bin/probe` (see `probe.c`).
 pub(crate) fn probe() -> TempDir {
     let layer = empty();
