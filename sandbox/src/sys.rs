@@ -221,6 +221,19 @@ fn c_short_flags() -> libc::c_short {
     libc::c_short::try_from(libc::IFF_UP | libc::IFF_RUNNING).unwrap_or(libc::c_short::MAX)
 }
 
+/// Leaves the caller's session keyring, whose keys a child could read, for an empty one
+/// (keyctl(2), `KEYCTL_JOIN_SESSION_KEYRING`).
+pub(crate) fn leave_session_keyring() -> Result<()> {
+    // SAFETY: a null name asks for an anonymous keyring; nothing is read or written.
+    let answer =
+        unsafe { libc::syscall(libc::SYS_keyctl, libc::KEYCTL_JOIN_SESSION_KEYRING, 0_usize) };
+    if answer == -1 {
+        Err(last_errno())
+    } else {
+        Ok(())
+    }
+}
+
 /// A null-terminated array of C strings, as execve(2) takes it, made before a fork.
 pub(crate) struct StringArray {
     pointers: Vec<*const c_char>,

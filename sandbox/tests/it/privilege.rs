@@ -143,6 +143,27 @@ async fn python_of_the_host_serves_over_http() {
     );
 }
 
+#[tokio::test]
+async fn user_0_cannot_change_the_host_through_proc() {
+    let layer = probe();
+    // Values that would do no harm if they got through: a host name of its own, and help.
+    for (path, text) in [
+        ("/proc/sys/kernel/hostname", "inside"),
+        ("/proc/sysrq-trigger", "h"),
+    ] {
+        for user_namespace in [true, false] {
+            if !user_namespace && !is_root() {
+                continue;
+            }
+            let sandbox = task(&layer, ["put", path, text]).user_namespace(user_namespace);
+            let (exit, output) = finish(&sandbox).await;
+            assert_eq!((exit, output), (Exit::Code(1), format!("{path}: EROFS\n")));
+        }
+    }
+    // The process's own part stays writable.
+    output(&task(&layer, ["put", "/proc/self/comm", "renamed"])).await;
+}
+
 /// Runs [`helper_that_tells_its_rung`] where no further user namespace can be made, as user 0 of a
 /// namespace, after `prefix`; answers what it told.
 fn told_without_user_namespaces(prefix: &str) -> String {
