@@ -157,7 +157,12 @@ async fn user_0_cannot_change_the_host_through_proc() {
             }
             let sandbox = task(&layer, ["put", path, text]).user_namespace(user_namespace);
             let (exit, output) = finish(&sandbox).await;
-            assert_eq!((exit, output), (Exit::Code(1), format!("{path}: EROFS\n")));
+            assert_eq!(exit, Exit::Code(1));
+            // Not every kernel has every one of them.
+            assert!(
+                output.ends_with("EROFS\n") || !Path::new(path).exists(),
+                "{output}"
+            );
         }
     }
     // The process's own part stays writable.
