@@ -86,6 +86,8 @@ fn detach(ends: &Ends) -> rustix::io::Result<()> {
     keep.sort_unstable();
     // SAFETY: this is a fresh fork, which uses no descriptor of the caller but these three.
     unsafe { sys::close_all_but(&keep)? };
+    // A kernel without keyrings, or a filter that hides them, leaves nothing to cut.
+    let _ = sys::leave_session_keyring();
     rustix::process::setsid()?;
     rustix::process::umask(Mode::empty());
     let null = rustix::fs::open(c"/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;

@@ -1,21 +1,19 @@
 //! Starting a sandbox from the caller's side: channels, fork, and the ladder of rungs.
 
-use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType};
 use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, WaitStatus};
-use tempfile::TempDir;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::explain::{explain, is_refusal};
 use crate::init::{self, Ends};
 use crate::prepared::Prepared;
 use crate::report::{Exit, Note, RootKind, Rung};
 use crate::sandbox::Sandbox;
+use crate::scratch::Scratch;
 use crate::sys;
 use crate::wire::{Failure, Report, Stage};
 
@@ -32,7 +30,7 @@ pub(crate) struct Launched {
     pub(crate) rung: Rung,
     pub(crate) root: RootKind,
     pub(crate) notes: Vec<Note>,
-    pub(crate) scratch: Option<TempDir>,
+    pub(crate) scratch: Option<Scratch>,
 }
 
 /// Process 1 of a sandbox; killed and reaped on drop, and all processes inside with it.
@@ -60,11 +58,6 @@ impl Init {
         self.pid.is_none()
     }
 
-    /// Waits, blocking, until the whole tree is gone; kill it first.
-    pub(crate) fn wait_gone(&mut self) {
-        self.wait(WaitOptions::empty());
-    }
-
     fn wait(&mut self, options: WaitOptions) -> Option<WaitStatus> {
         let pid = self.pid?;
         // __WALL, because init sends no SIGCHLD: a `waitpid(-1)` elsewhere in the caller's program
@@ -90,7 +83,7 @@ impl Init {
 impl Drop for Init {
     fn drop(&mut self) {
         self.kill();
-        self.wait_gone();
+        self.wait(WaitOptions::empty());
     }
 }
 
@@ -112,28 +105,10 @@ pub(crate) fn launch(sandbox: &Sandbox) -> Result<Launched> {
     }
 }
 
-/// Whether the host refused the namespaces themselves, so that another rung may do.
-fn is_refusal(failure: Failure) -> bool {
-    let early = matches!(
-        failure.stage,
-        Stage::Namespaces | Stage::MapIds | Stage::IsolateMounts | Stage::Loopback
-    );
-    // ENOSPC: max_user_namespaces is reached or 0; EINVAL: no such namespaces in this kernel.
-    let refused = [
-        Errno::PERM,
-        Errno::ACCESS,
-        Errno::NOSPC,
-        Errno::INVAL,
-        Errno::NOSYS,
-        Errno::USERS,
-    ];
-    early && refused.contains(&failure.errno)
-}
-
 /// One try on one rung; the inner error is what happened inside.
 fn attempt(sandbox: &Sandbox, rung: Rung) -> Result<Result<Launched, Failure>> {
-    let scratch = sandbox.scratch.as_deref().map(make_scratch).transpose()?;
-    let mut prepared = Prepared::new(sandbox, rung, scratch.as_ref().map(TempDir::path))?;
+    let scratch = sandbox.scratch.as_deref().map(Scratch::new).transpose()?;
+    let mut prepared = Prepared::new(sandbox, rung, scratch.as_ref().map(Scratch::path))?;
     let io = |errno: Errno| Error::io(START, "channels", std::io::Error::from(errno));
     let (control, init_control) = socket_pair().map_err(io)?;
     let (status, init_status) = socket_pair().map_err(io)?;
@@ -235,110 +210,4 @@ pub(crate) fn exit_of(status: impl AsFd) -> Exit {
     }
     // Init was killed before it could tell, and took the program with it.
     Exit::Signal(libc::SIGKILL)
-}
-
-/// Makes the directory for what is written, with what overlayfs needs in it.
-fn make_scratch(dir: &Path) -> Result<TempDir> {
-    let failed = |error| Error::io("make scratch directory", dir.display().to_string(), error);
-    let scratch = tempfile::Builder::new()
-        .prefix("sandbox-")
-        .tempdir_in(dir)
-        .map_err(failed)?;
-    for name in ["upper", "work"] {
-        let path = scratch.path().join(name);
-        fs::create_dir(&path).map_err(failed)?;
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).map_err(failed)?;
-    }
-    Ok(scratch)
-}
-
-/// Removes a scratch directory, in which the program may have left directories it cannot open.
-pub(crate) fn remove_scratch(scratch: TempDir) {
-    fn open_up(dir: &Path) {
-        let _ = fs::set_permissions(dir, fs::Permissions::from_mode(0o700));
-        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                open_up(&entry.path());
-            }
-        }
-    }
-    open_up(scratch.path());
-    // What is left then belongs to another user; there is no one to tell.
-    let _ = scratch.close();
-}
-
-/// Turns a failure inside into an error a person can act on.
-fn explain(sandbox: &Sandbox, failure: Failure) -> Error {
-    let cause = std::io::Error::from(failure.errno);
-    let stage = failure.stage.name();
-    let missing = failure.errno == Errno::NOENT || failure.errno == Errno::NOTDIR;
-    let error = |kind, object: String, detail: &str| Error::new(kind, stage, object, detail);
-    let error = if is_refusal(failure) {
-        error(
-            ErrorKind::Forbidden,
-            "sandbox".into(),
-            "the host refused it",
-        )
-        .with_hint(
-            "allow unprivileged user namespaces, on Ubuntu `sysctl \
-             kernel.apparmor_restrict_unprivileged_userns=0`, elsewhere `sysctl \
-             user.max_user_namespaces`, in a container its seccomp profile; or run as root",
-        )
-    } else {
-        let object = object(sandbox, failure);
-        match failure.stage {
-            Stage::Exec | Stage::Interpreter | Stage::OpenLayer | Stage::OpenBind if missing => {
-                error(ErrorKind::NotFound, object, not_found(failure.stage))
-            }
-            Stage::Workdir if missing => {
-                error(ErrorKind::NotFound, object, not_found(failure.stage))
-            }
-            Stage::Overlay => error(
-                ErrorKind::Unsupported,
-                object,
-                "overlayfs refused the layers",
-            )
-            .with_hint("use Linux 5.12 or later and local file systems, or a single layer"),
-            Stage::Scratch | Stage::Pivot | Stage::ReadOnly => {
-                error(ErrorKind::Unsupported, object, "the kernel refused it")
-                    .with_hint("use Linux 5.12 or later")
-            }
-            _ => error(ErrorKind::Io, object, "the operating system refused it"),
-        }
-    };
-    error.with_source(cause)
-}
-
-fn not_found(stage: Stage) -> &'static str {
-    match stage {
-        Stage::Exec => "there is no such program in the root layers",
-        Stage::Interpreter => "the program is there, but not the interpreter or loader it names",
-        _ => "there is no such directory",
-    }
-}
-
-/// What the failed step was about.
-fn object(sandbox: &Sandbox, failure: Failure) -> String {
-    let index = usize::try_from(failure.index).unwrap_or(usize::MAX);
-    let path = match failure.stage {
-        Stage::OpenLayer => sandbox
-            .layers
-            .get(index)
-            .map(|layer| layer.display().to_string()),
-        Stage::OpenBind => sandbox
-            .binds
-            .get(index)
-            .map(|(host, _)| host.display().to_string()),
-        Stage::Bind => sandbox
-            .binds
-            .get(index)
-            .map(|(_, inside)| inside.display().to_string()),
-        Stage::Workdir => Some(sandbox.workdir.display().to_string()),
-        Stage::Exec | Stage::Interpreter => sandbox
-            .argv
-            .first()
-            .map(|program| program.to_string_lossy().into_owned()),
-        _ => None,
-    };
-    path.unwrap_or_else(|| "sandbox".to_owned())
 }

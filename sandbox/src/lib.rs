@@ -4,6 +4,7 @@
 
 mod app;
 mod error;
+mod explain;
 #[expect(
     unsafe_code,
     reason = "closes inherited descriptors and forks the program"
@@ -18,6 +19,7 @@ mod privileges;
 mod process;
 mod report;
 mod sandbox;
+mod scratch;
 #[expect(unsafe_code, reason = "the system calls without a safe wrapper")]
 mod sys;
 mod wire;

@@ -37,6 +37,15 @@ const LINKS: [(&CStr, &CStr); 4] = [
     (c"/proc/self/fd/1", c"stdout"),
     (c"/proc/self/fd/2", c"stderr"),
 ];
+/// Parts of `/proc` through which user 0 changes the host even without a capability.
+const HOST_CONTROLS: [&CStr; 6] = [
+    c"/proc/sys",
+    c"/proc/sysrq-trigger",
+    c"/proc/irq",
+    c"/proc/bus",
+    c"/proc/fs",
+    c"/proc/acpi",
+];
 const HOSTS: &[u8] = b"127.0.0.1\tlocalhost sandbox\n::1\tlocalhost\n";
 const DIR: Mode = Mode::from_bits_retain(0o755);
 const STICKY: Mode = Mode::from_bits_retain(0o1777);
@@ -57,6 +66,9 @@ pub(crate) fn build(prepared: &mut Prepared) -> Result<u32, Failure> {
 
     let overlay = notes & Note::NoOverlay.bit() == 0 && prepared.overlay;
     notes |= system_directories(stage.as_fd(), &devices);
+    if notes & Note::NoProc.bit() == 0 {
+        protect_host_controls().at(Stage::Mounts)?;
+    }
     for (index, (bind, tree)) in prepared.binds.iter().zip(&prepared.bind_fds).enumerate() {
         attach_bind(bind, tree.as_fd()).at_index(Stage::Bind, index)?;
     }
@@ -256,6 +268,21 @@ fn proc() -> rustix::io::Result<()> {
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     // Hides what the program may not trace (proc(5)): init, whose command line is the caller's.
     rustix::mount::mount(c"proc", c"/proc", c"proc", flags, c"hidepid=4")
+}
+
+/// Makes what controls the host read-only: the process may be root there, under another number.
+fn protect_host_controls() -> rustix::io::Result<()> {
+    for path in HOST_CONTROLS {
+        let part = match clone_tree(CWD, path) {
+            Ok(part) => part,
+            // Not every kernel has every one.
+            Err(Errno::NOENT) => continue,
+            Err(errno) => return Err(errno),
+        };
+        sys::add_mount_attributes(part.as_fd(), libc::MOUNT_ATTR_RDONLY, false)?;
+        attach(part.as_fd(), path)?;
+    }
+    Ok(())
 }
 
 fn dev(stage: BorrowedFd<'_>, devices: &[Option<OwnedFd>]) -> rustix::io::Result<()> {

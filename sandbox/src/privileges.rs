@@ -31,7 +31,11 @@ pub(crate) fn drop_all(prepared: &Prepared) -> Result<()> {
     rustix::thread::set_capabilities_secure_bits(bits)?;
     if prepared.rung == Rung::RootWithoutUserNamespace {
         let (user, group) = (Uid::from_raw(prepared.user), Gid::from_raw(prepared.group));
-        rustix::thread::set_thread_groups(&[])?;
+        match rustix::thread::set_thread_groups(&[]) {
+            // Inside a user namespace that denies setgroups(2) the groups cannot be shed by anyone.
+            Ok(()) | Err(Errno::PERM) => {}
+            Err(errno) => return Err(errno),
+        }
         rustix::thread::set_thread_res_gid(group, group, group)?;
         rustix::thread::set_thread_res_uid(user, user, user)?;
     }

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::SendFlags;
-use tempfile::TempDir;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::{TcpSocket, TcpStream};
@@ -15,10 +14,11 @@ use tokio::sync::Mutex;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::init::take_socket;
-use crate::launch::{Init, Launched, exit_of, remove_scratch};
+use crate::launch::{Init, Launched, exit_of};
 use crate::logs::{Logs, Output};
 use crate::report::{Exit, Note, RootKind, Rung, Stopped};
 use crate::sandbox::Sandbox;
+use crate::scratch::Scratch;
 use crate::sys;
 use crate::wire::Request;
 
@@ -41,7 +41,7 @@ pub struct Process {
     rung: Rung,
     root: RootKind,
     notes: Vec<Note>,
-    scratch: Option<TempDir>,
+    _scratch: Option<Scratch>,
 }
 
 impl Process {
@@ -77,7 +77,7 @@ impl Process {
             rung,
             root,
             notes,
-            scratch,
+            _scratch: scratch,
         })
     }
 
@@ -183,16 +183,6 @@ impl Process {
     /// What the process has written to its standard output and error so far.
     pub fn logs(&self) -> Logs {
         self.output.logs()
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        if let Some(scratch) = self.scratch.take() {
-            self.init.kill();
-            self.init.wait_gone();
-            remove_scratch(scratch);
-        }
     }
 }
 

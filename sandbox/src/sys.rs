@@ -63,10 +63,13 @@ pub(crate) unsafe fn clone_process(flags: c_int, child: impl FnOnce() -> u8) -> 
         let code = child();
         exit_now(c_int::from(code));
     }
-    let raw = i32::try_from(answer).unwrap_or(-1);
-    Pid::from_raw(raw)
-        .filter(|_| raw > 0)
-        .ok_or_else(last_errno)
+    if answer < 0 {
+        return Err(last_errno());
+    }
+    i32::try_from(answer)
+        .ok()
+        .and_then(Pid::from_raw)
+        .ok_or(Errno::SRCH)
 }
 
 /// The calling thread's signal mask as it was, restored on drop.
@@ -216,6 +219,19 @@ pub(crate) fn raise_loopback(socket: BorrowedFd<'_>) -> Result<()> {
 /// `IFF_UP | IFF_RUNNING` in the width `ifreq` has.
 fn c_short_flags() -> libc::c_short {
     libc::c_short::try_from(libc::IFF_UP | libc::IFF_RUNNING).unwrap_or(libc::c_short::MAX)
+}
+
+/// Leaves the caller's session keyring, whose keys a child could read, for an empty one
+/// (keyctl(2), `KEYCTL_JOIN_SESSION_KEYRING`).
+pub(crate) fn leave_session_keyring() -> Result<()> {
+    // SAFETY: a null name asks for an anonymous keyring; nothing is read or written.
+    let answer =
+        unsafe { libc::syscall(libc::SYS_keyctl, libc::KEYCTL_JOIN_SESSION_KEYRING, 0_usize) };
+    if answer == -1 {
+        Err(last_errno())
+    } else {
+        Ok(())
+    }
 }
 
 /// A null-terminated array of C strings, as execve(2) takes it, made before a fork.

@@ -142,11 +142,10 @@ impl Report {
 
     /// Reads a report back; `None` for anything that is not one.
     pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
-        let [tag, stage, a, b, c, d, e, f, g, h] = *bytes else {
-            return None;
-        };
-        let first = i32::from_ne_bytes([a, b, c, d]);
-        let second = u32::from_ne_bytes([e, f, g, h]);
+        let (&[tag, stage], numbers) = bytes.split_first_chunk()?;
+        let (first, second) = numbers.split_first_chunk()?;
+        let first = i32::from_ne_bytes(*first);
+        let second = u32::from_ne_bytes(second.try_into().ok()?);
         Some(match tag {
             1 => Self::Failed(Failure {
                 stage: *Stage::ALL.get(usize::from(stage))?,

@@ -9,11 +9,9 @@ use std::time::Duration;
 
 use modelship_sandbox::{Exit, Sandbox};
 
-use crate::rootfs::{empty, marked, output, probe, task, wrote};
+use crate::rootfs::{LAYER, empty, marked, output, probe, task, wrote};
 
-const LONG: Duration = Duration::from_secs(600);
-/// Where a helper process finds its layer; see [`helper`].
-const LAYER: &str = "SANDBOX_TEST_LAYER";
+const LONG: Duration = Duration::from_mins(10);
 
 /// A name for a command line that no other process has.
 fn marker(name: &str) -> String {

@@ -3,7 +3,11 @@
 //! Every test runs a real process in real namespaces. Run as root, `privilege::as_nobody` runs
 //! all of them once more as an ordinary user.
 
-#![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a failed step fails the test"
+)]
 
 mod files;
 mod life;

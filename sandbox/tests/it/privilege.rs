@@ -8,7 +8,7 @@ use std::time::Duration;
 use modelship_sandbox::{ErrorKind, Exit, Rung, Sandbox};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::rootfs::{empty, finish, output, probe, task, wrote};
+use crate::rootfs::{LAYER, empty, finish, output, probe, task, wrote};
 
 const NOBODY: u32 = 65534;
 
@@ -71,7 +71,7 @@ async fn root_can_do_without_a_user_namespace_and_nobody_else() {
     wrote(&mut process, "ready").await;
     // Init can signal the program although neither has a capability.
     assert_eq!(
-        process.stop(Duration::from_secs(600)).await.unwrap().exit,
+        process.stop(Duration::from_mins(10)).await.unwrap().exit,
         Exit::Code(7)
     );
 
@@ -136,9 +136,99 @@ async fn python_of_the_host_serves_over_http() {
     assert!(answer.contains("200 OK"), "{answer}");
     assert!(
         process
-            .stop(Duration::from_secs(600))
+            .stop(Duration::from_mins(10))
             .await
             .unwrap()
             .lacks_term_handler()
     );
+}
+
+#[tokio::test]
+async fn user_0_cannot_change_the_host_through_proc() {
+    let layer = probe();
+    // Values that would do no harm if they got through: a host name of its own, and help.
+    for (path, text) in [
+        ("/proc/sys/kernel/hostname", "inside"),
+        ("/proc/sysrq-trigger", "h"),
+    ] {
+        for user_namespace in [true, false] {
+            if !user_namespace && !is_root() {
+                continue;
+            }
+            let sandbox = task(&layer, ["put", path, text]).user_namespace(user_namespace);
+            let (exit, output) = finish(&sandbox).await;
+            assert_eq!(exit, Exit::Code(1));
+            // Not every kernel has every one of them.
+            assert!(
+                output.ends_with("EROFS\n") || !Path::new(path).exists(),
+                "{output}"
+            );
+        }
+    }
+    // The process's own part stays writable.
+    output(&task(&layer, ["put", "/proc/self/comm", "renamed"])).await;
+}
+
+/// Runs [`helper_that_tells_its_rung`] where no further user namespace can be made, as user 0 of a
+/// namespace, after `prefix`; answers what it told.
+fn told_without_user_namespaces(prefix: &str) -> String {
+    let layer = probe();
+    let script = format!(
+        "echo 0 > /proc/sys/user/max_user_namespaces && exec {prefix} \"$0\" --exact \
+         privilege::helper_that_tells_its_rung --ignored --nocapture"
+    );
+    let mut command = Command::new("unshare");
+    command.args(["--user", "--map-root-user", "sh", "-c", &script]);
+    command
+        .arg(std::env::current_exe().unwrap())
+        .env(LAYER, layer.path());
+    let output = command
+        .output()
+        .expect("the tests need `unshare` of util-linux");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        output.status.success(),
+        "{text}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    text
+}
+
+#[test]
+fn root_falls_back_when_user_namespaces_are_refused() {
+    let text = told_without_user_namespaces("");
+    assert!(
+        text.contains("told: root without a user namespace, exit code 5"),
+        "{text}"
+    );
+}
+
+#[test]
+fn without_any_way_the_error_says_what_to_change() {
+    let text = told_without_user_namespaces("setpriv --bounding-set=-all --inh-caps=-all");
+    assert!(text.contains("told: Forbidden create namespaces"), "{text}");
+    assert!(
+        text.contains("kernel.apparmor_restrict_unprivileged_userns"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+#[ignore = "a helper process of the two tests above"]
+async fn helper_that_tells_its_rung() {
+    let Some(layer) = std::env::var_os(LAYER) else {
+        return;
+    };
+    let sandbox = Sandbox::new([Path::new(&layer)]).command(["/bin/probe", "exit", "5"]);
+    match sandbox.spawn().await {
+        Ok(mut process) => {
+            let exit = process.wait().await.unwrap();
+            println!("told: {}, {exit}", process.rung());
+        }
+        Err(error) => println!(
+            "told: {:?} {error} ({})",
+            error.kind(),
+            error.hint().unwrap_or_default()
+        ),
+    }
 }

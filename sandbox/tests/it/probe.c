@@ -49,8 +49,8 @@ static int fill(const char *path, long bytes) {
     static char chunk[65536];
     int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0644);
     if (fd < 0) return fail(path);
-    for (long done = 0; done < bytes; done += sizeof chunk)
-        if (write(fd, chunk, sizeof chunk) != sizeof chunk) return fail(path);
+    for (ssize_t length; bytes > 0; bytes -= length)
+        if ((length = write(fd, chunk, sizeof chunk)) < 0) return fail(path);
     return 0;
 }
 

@@ -7,6 +7,9 @@ use std::process::Command;
 use modelship_sandbox::{Exit, Process, Sandbox};
 use tempfile::TempDir;
 
+/// The variable that tells a helper process, an ignored test run on its own, where its layer is.
+pub(crate) const LAYER: &str = "SANDBOX_TEST_LAYER";
+
 /// A fresh layer, removed on drop, that holds `/bin/probe` (see `probe.c`).
 pub(crate) fn probe() -> TempDir {
     let layer = empty();
@@ -90,7 +93,7 @@ pub(crate) fn snapshot(dir: &Path) -> Vec<(PathBuf, Option<Vec<u8>>)> {
     let mut all = Vec::new();
     let mut todo = vec![dir.to_owned()];
     while let Some(dir) = todo.pop() {
-        for entry in fs::read_dir(dir).unwrap().flatten() {
+        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
             if entry.file_type().unwrap().is_dir() {
                 todo.push(entry.path());
                 all.push((entry.path(), None));
