@@ -2,19 +2,41 @@
 //!
 //! This file wires the modules and re-exports the public names.
 
+mod archive;
+mod bridge;
+mod codec;
+mod config;
 mod content;
 pub mod debian;
 mod error;
+mod frame;
+mod hash;
+mod image;
+mod layer;
+pub mod layout;
+mod manifest;
 mod path;
+mod platform;
 mod progress;
 mod source_dir;
 mod stream;
+mod tar_read;
+#[cfg(test)]
+mod testing;
 mod tree;
+mod unpack;
+mod validate;
 
+pub use config::ConfigEdit;
 pub use content::Content;
 pub use error::{BoxError, Error, ErrorKind, Result};
+pub use image::{Image, Sealed};
+pub use layer::Layer;
 pub use oci_spec::image::{Descriptor, Digest, MediaType};
+pub use platform::Platform;
 pub use progress::Event;
 pub use source_dir::TreeOptions;
 pub use stream::ByteStream;
 pub use tree::{Node, NodeKind, Tree};
+pub use unpack::{unpack, unpack_image};
+pub use validate::{LayerReport, Problem, ProblemKind, Report, validate};

@@ -208,10 +208,11 @@ mod tests {
     #[test]
     fn options_widen_and_narrow() {
         let dir = sample();
-        let mut options = TreeOptions::default();
-        options.keep_bytecode = true;
-        options.no_ignore_file = true;
-        options.ignore.push("app.py".to_owned());
+        let options = TreeOptions {
+            keep_bytecode: true,
+            no_ignore_file: true,
+            ignore: vec!["app.py".to_owned()],
+        };
         let tree = Tree::from_dir("/", dir.path(), &options).unwrap();
         assert!(tree.get("app.py").is_none());
         assert!(tree.get("pkg/b.pyc").is_some());

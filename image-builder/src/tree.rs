@@ -307,8 +307,17 @@ impl Tree {
     }
 
     /// The entries in the order of the archive: sorted, with hard links after everything else,
-    /// because an extractor needs the target first.
-    pub(crate) fn into_archive_order(self) -> Vec<(String, Node)> {
+    /// because an extractor needs the target first. A link has the attributes of its file, since
+    /// some extractors apply them to the file a second time.
+    pub(crate) fn into_archive_order(mut self) -> Vec<(String, Node)> {
+        let files = self.nodes.clone();
+        for node in self.nodes.values_mut() {
+            if let NodeKind::Hardlink(target) = &node.kind
+                && let Some(file) = files.get(target)
+            {
+                (node.mode, node.uid, node.gid) = (file.mode, file.uid, file.gid);
+            }
+        }
         let (links, mut rest): (Vec<_>, Vec<_>) = self
             .nodes
             .into_iter()

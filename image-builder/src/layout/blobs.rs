@@ -1,0 +1,138 @@
+//! The blobs of a layout.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::TryStreamExt;
+use oci_spec::image::{Descriptor, Digest};
+use tempfile::{NamedTempFile, TempPath};
+use tokio::fs::File;
+use tokio::io::AsyncWriteExt;
+
+use super::{at_rest, blocking};
+use crate::error::{Error, Result};
+use crate::hash::{Hasher, sha256_hex};
+use crate::layer::Layer;
+use crate::progress::{Event, Progress};
+
+const STAGE: &str = "write layout";
+
+/// Files being written start so; what a killed writer left is swept by the next one.
+pub(super) const UNFINISHED: &str = ".unfinished-";
+
+/// A report at least every so many bytes.
+const REPORT: u64 = 4 * 1024 * 1024;
+
+/// The blob directory of a layout.
+#[derive(Clone)]
+pub(super) struct Blobs {
+    dir: PathBuf,
+}
+
+impl Blobs {
+    pub(super) fn new(layout: &Path) -> Self {
+        Self {
+            dir: layout.join("blobs").join("sha256"),
+        }
+    }
+
+    /// Where the blob of this digest is, or would be.
+    pub(super) fn path(&self, digest: &Digest) -> Result<PathBuf> {
+        Ok(self.dir.join(sha256_hex(digest)?))
+    }
+
+    /// Whether the blob is there in full length.
+    async fn has(&self, descriptor: &Descriptor) -> Result<bool> {
+        let path = self.path(descriptor.digest())?;
+        match tokio::fs::symlink_metadata(&path).await {
+            Ok(meta) => Ok(meta.is_file() && meta.len() == descriptor.size()),
+            Err(_) => Ok(false),
+        }
+    }
+
+    /// Copies a layer unless it is there, and returns it known and read from the layout.
+    pub(super) async fn put_layer(&self, layer: &Layer, progress: Progress<'_>) -> Result<Layer> {
+        if let (Some(descriptor), Some(_)) = (layer.descriptor(), layer.diff_id())
+            && self.has(&descriptor).await?
+        {
+            progress(Event::Reused {
+                object: descriptor.digest().to_string().into(),
+                total: layer.len(),
+            });
+            return Ok(at_rest(layer, self.path(descriptor.digest())?));
+        }
+        let (temp, digest) = self.copy(layer, progress).await?;
+        let layer = layer.with_digest(digest.clone())?;
+        let path = self.path(&digest)?;
+        let stored = path.clone();
+        blocking(move || persist(temp, &stored)).await?;
+        Ok(at_rest(&layer, path))
+    }
+
+    /// Copies a layer into an unfinished file, hashing on the way.
+    async fn copy(&self, layer: &Layer, progress: Progress<'_>) -> Result<(TempPath, Digest)> {
+        let io = |source| Error::io(STAGE, &self.dir, "cannot write a blob", source);
+        let (file, temp) = unfinished(&self.dir)?.into_parts();
+        let mut file = File::from_std(file);
+        let object: Arc<str> = layer.history().into();
+        let total = layer.len();
+        let (mut hasher, mut reported) = (Hasher::default(), 0);
+        let mut bytes = layer.open(0);
+        while let Some(chunk) = bytes
+            .try_next()
+            .await
+            .map_err(|e| Error::from_stream(STAGE, layer.history(), e))?
+        {
+            hasher.update(&chunk);
+            file.write_all(&chunk).await.map_err(io)?;
+            let done = hasher.seen();
+            if done - reported >= REPORT || done == total {
+                reported = done;
+                let object = Arc::clone(&object);
+                progress(Event::Moved {
+                    object,
+                    done,
+                    total,
+                });
+            }
+        }
+        file.flush().await.map_err(io)?;
+        file.sync_all().await.map_err(io)?;
+        Ok((temp, hasher.finish()))
+    }
+
+    /// Stores a small blob.
+    pub(super) async fn put_bytes(&self, descriptor: &Descriptor, bytes: &Bytes) -> Result<()> {
+        if self.has(descriptor).await? {
+            return Ok(());
+        }
+        let (path, bytes) = (self.path(descriptor.digest())?, bytes.clone());
+        blocking(move || replace(&path, &bytes)).await
+    }
+}
+
+/// Writes a file beside `path` and renames it there: readers see the old bytes or the new.
+pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
+    let io = |source| Error::io(STAGE, path, "cannot write the file", source);
+    let mut temp = unfinished(path.parent().unwrap_or(path))?;
+    temp.write_all(bytes).map_err(io)?;
+    temp.as_file().sync_all().map_err(io)?;
+    persist(temp.into_temp_path(), path)
+}
+
+fn persist(temp: TempPath, path: &Path) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let io = |source| Error::io(STAGE, path, "cannot name the file", source);
+    // Temporary files are private; a layout is as readable as its directory.
+    std::fs::set_permissions(&temp, std::fs::Permissions::from_mode(0o644)).map_err(io)?;
+    temp.persist(path).map_err(|e| io(e.error))
+}
+
+fn unfinished(dir: &Path) -> Result<NamedTempFile> {
+    tempfile::Builder::new()
+        .prefix(UNFINISHED)
+        .tempfile_in(dir)
+        .map_err(|e| Error::io(STAGE, dir, "cannot create a file", e))
+}
