@@ -285,7 +285,7 @@ mod tests {
         let source = Source::new("https://me:secret@a.invalid/x?sig=1", "s", ["main"]).unwrap();
         let shown = format!("{source:?}");
         assert!(
-            !shown.contains("secret") && !shown.contains("sig"),
+            !shown.contains("secret") && !shown.contains("sig=1"),
             "{shown}"
         );
     }
