@@ -19,8 +19,8 @@ pub use summary::{Summary, bytes};
 ///
 /// # Errors
 /// When there is a docker configuration that cannot be read.
-pub fn edge() -> Result<Edge> {
-    Edge::from_env(|name| std::env::var(name).ok())
+pub async fn edge() -> Result<Edge> {
+    Edge::from_env(|name| std::env::var(name).ok()).await
 }
 
 /// Ends a program: nothing to add on success; on failure one error, its causes and its advice.

@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
-use modelship_image_builder::debian::{DebianBase, DebianLock, Source, Sources};
-use modelship_image_builder::{self as image_builder, Descriptor, Digest, Image, Layer, Platform};
-use modelship_registry::Repository;
+use futures::StreamExt as _;
+use modelship_image_builder::debian::{DebianBase, DebianLock, SignedBy, Source, Sources};
+use modelship_image_builder::{self as image_builder, Content, Descriptor, Digest, Image, Layer};
+use modelship_registry::{PinnedReference, Repository};
 use serde::{Deserialize, Serialize};
 
 use crate::cache::{self, Cache};
@@ -103,8 +104,12 @@ impl BaseMaker<'_> {
 
     async fn lock_image(&self, image: &str) -> Result<BaseLock> {
         let step = |e| Error::step(Stage::Observe, image, e);
-        let repository = self.repository(image)?;
-        let pinned = repository.resolve_reference(image).await.map_err(step)?.ok_or_else(|| {
+        let (repository, version) = self.edge.repository_of(Stage::Observe, image).await?;
+        let found = match version.strip_prefix("sha256:") {
+            Some(_) => Some(format!("{}@{version}", repository.name()).parse().map_err(step)?),
+            None => repository.resolve(&version).await.map_err(step)?,
+        };
+        let pinned: PinnedReference = found.ok_or_else(|| {
             Error::new(ErrorKind::NotFound, Stage::Observe, image, "the base image does not exist")
                 .with_hint("set `image` in the [base] section to an image that can be pulled")
         })?;
@@ -119,7 +124,7 @@ impl BaseMaker<'_> {
         let base = maker.lock(&sources, &progress).await.map_err(step)?;
         let tests = match self.config.test_packages.as_slice() {
             [] => None,
-            more => Some(maker.lock_layered(&base, more, &sources, &progress).await.map_err(step)?),
+            more => Some(maker.lock_layered(&base, more.iter().map(String::as_str), &sources, &progress).await.map_err(step)?),
         };
         let asked = (self.config.packages.clone(), self.config.test_packages.clone());
         Ok(BaseLock::Debian { asked, base, tests })
@@ -127,22 +132,23 @@ impl BaseMaker<'_> {
 
     fn debian(&self) -> Result<DebianBase> {
         let folder = self.cache.folder(Stage::Base, "debian")?;
-        Ok(DebianBase::new(self.config.packages.clone(), self.edge.debian_architecture(), folder))
+        Ok(DebianBase::new(self.config.packages.iter().map(String::as_str), self.edge.debian_architecture(), folder))
     }
 
     fn sources(&self) -> Result<Sources> {
         let step = |e| Error::step(Stage::Observe, "package sources", e);
+        let now = std::time::SystemTime::from((self.edge.now)());
         if self.config.sources.is_empty() {
             let apt = self.config.apt.clone().unwrap_or_else(|| PathBuf::from("/etc/apt"));
-            return Sources::from_apt(&apt).map_err(step);
+            return Ok(Sources::from_apt(&apt).map_err(step)?.with_time(now));
         }
-        let mut sources = Sources::new();
+        let mut sources = Sources::new().with_time(now);
         for source in &self.config.sources {
             for suite in &source.suites {
                 sources = sources.with_source(
-                    Source::new(&source.uri, suite, &source.components)
+                    Source::new(&source.uri, suite.as_str(), source.components.iter().map(String::as_str))
                         .map_err(step)?
-                        .with_keyring(&source.signed_by),
+                        .with_signed_by(SignedBy::Keyrings(vec![source.signed_by.clone()])),
                 );
             }
         }
@@ -200,25 +206,19 @@ impl BaseMaker<'_> {
         Ok(layer)
     }
 
-    fn repository(&self, reference: &str) -> Result<Repository> {
-        self.edge.repository(Stage::Base, reference, None)
-    }
-
     /// Reads an image of a registry: manifest and config now, its layers when somebody opens them.
     async fn pull(&self, reference: &str, timer: &StageTimer) -> Result<Base> {
         let step = |e| Error::step(Stage::Base, reference, e);
-        let repository = self.repository(reference)?;
-        let platform = self.edge.platform()?;
-        let pulled = repository.pull(reference, &platform.os, &platform.architecture).await.map_err(step)?;
+        let (repository, version) = self.edge.repository_of(Stage::Base, reference).await?;
+        let (manifest, descriptor) =
+            repository.manifest_for(&version, &self.edge.platform_of_image()?).await.map_err(step)?;
+        let config = read_config(&repository, &manifest, reference).await?;
         let blobs = repository.clone();
-        let image = Image::from_parts(&pulled.manifest, &pulled.config, move |descriptor: &Descriptor| {
-            let (blobs, descriptor) = (blobs.clone(), descriptor.clone());
-            move |from| blobs.blob(&descriptor, from)
-        })
-        .map_err(|e| Error::step(Stage::Base, reference, e))?;
+        let open = move |descriptor: &Descriptor, from| blobs.blob(descriptor, from);
+        let image =
+            Image::from_parts(&manifest, &config, open).map_err(|e| Error::step(Stage::Base, reference, e))?;
         let folder = self.cache.folder(Stage::Base, "rootfs")?;
-        let chain = pulled.digest.digest().to_owned();
-        let target = folder.join(format!("image-{chain}"));
+        let target = folder.join(format!("image-{}", descriptor.digest().digest()));
         if !target.is_dir() {
             timer.note(format!("unpacking {} layers of {reference}", image.layers().len()));
             let temporary = cache::fresh_folder(Stage::Base, &folder)?;
@@ -229,6 +229,28 @@ impl BaseMaker<'_> {
         }
         Ok(Base { image, roots: vec![target], test_root: None })
     }
+}
+
+/// A config larger than this is not one.
+const LARGEST_CONFIG: usize = 4 * 1024 * 1024;
+
+/// The config blob that `manifest` names; the registry crate verifies its digest.
+async fn read_config(repository: &Repository, manifest: &[u8], reference: &str) -> Result<Vec<u8>> {
+    #[derive(Deserialize)]
+    struct Manifest {
+        config: Descriptor,
+    }
+    let invalid = |text: String| Error::new(ErrorKind::Invalid, Stage::Base, reference, text);
+    let manifest: Manifest = serde_json::from_slice(manifest).map_err(|e| invalid(format!("its manifest: {e}")))?;
+    let mut stream = repository.blob(&manifest.config, 0);
+    let mut config = Vec::new();
+    while let Some(chunk) = stream.next().await {
+        config.extend_from_slice(&chunk.map_err(|e| invalid(format!("its config: {e}")))?);
+        if config.len() > LARGEST_CONFIG {
+            return Err(invalid("its config is larger than 4 MiB".to_owned()));
+        }
+    }
+    Ok(config)
 }
 
 /// What the cache remembers of a compressed layer.
@@ -243,8 +265,8 @@ impl KnownLayer {
         let blob = folder.join(self.descriptor.digest().digest());
         let diff_id: Digest = self.diff_id.parse().ok()?;
         let whole = std::fs::metadata(&blob).is_ok_and(|m| m.len() == self.descriptor.size());
-        let open = image_builder::file_source(&blob);
-        whole.then(|| Layer::known(self.descriptor, diff_id, move |from| open(from)))
+        let content = Content::range(&blob, 0, self.descriptor.size());
+        whole.then(|| Layer::known(self.descriptor, diff_id, move |from| content.open(from)))
     }
 }
 
@@ -264,14 +286,7 @@ fn require_python(roots: &[PathBuf], lock: &BaseLock) -> Result<()> {
 
 /// Bends an event of image-builder into one of ours.
 fn forward(timer: &StageTimer, event: &image_builder::Event) {
-    timer.bytes(&event.what, event.done, event.total);
-}
-
-/// The platform of this machine, as images name it (image-spec, config.md).
-pub(crate) fn platform(architecture: &str) -> Option<Platform> {
-    match architecture {
-        "x86_64" => Some(Platform::new("linux", "amd64")),
-        "aarch64" => Some(Platform::new("linux", "arm64")),
-        _ => None,
+    if let image_builder::Event::Moved { object, done, total } = event {
+        timer.bytes(object, *done, Some(*total));
     }
 }

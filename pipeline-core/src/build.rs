@@ -160,10 +160,11 @@ impl Builder<'_> {
     async fn publish(&self, assembled: &Assembled, stages: &mut Vec<StageTime>) -> Result<Published> {
         let publisher = &self.pipeline.publisher;
         let timer = self.timer(Stage::Push, publisher.describe());
-        let published = publisher.push(&assembled.image, &assembled.sealed, &assembled.roles, &timer).await?;
-        publisher.tag(&published.pinned, &self.seen.key.tag()).await?;
-        for tag in &self.pipeline.config.registry.tags {
-            publisher.tag(&published.pinned, &self.fill(tag)).await?;
+        let mut tags = vec![self.seen.key.tag()];
+        tags.extend(self.pipeline.config.registry.tags.iter().map(|tag| self.fill(tag)));
+        let mut published = publisher.publish(&assembled.image, &assembled.sealed, &tags, &timer).await?;
+        for (layer, role) in published.layers.iter_mut().zip(&assembled.roles) {
+            (*role).clone_into(&mut layer.role);
         }
         let moved: u64 = published.layers.iter().map(|l| l.moved).sum();
         stages.push(timer.finish(format!("{}, {moved} bytes moved", published.pinned)));

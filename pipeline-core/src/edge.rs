@@ -4,7 +4,7 @@
 use chrono::{DateTime, Utc};
 use modelship_image_builder::Platform;
 use modelship_model_store::StoreOptions;
-use modelship_registry::{DockerConfig, RegistryOptions, Repository};
+use modelship_registry::{Credentials, DockerConfig, Reference, RegistryOptions, Repository};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::Stage;
@@ -17,6 +17,8 @@ pub struct Edge {
     pub store: StoreOptions,
     /// Credentials of registries.
     pub docker: DockerConfig,
+    /// How registries are spoken to: proxies, time limits.
+    pub registry: RegistryOptions,
     /// The architecture that images are built for, in Rust's words: `x86_64` or `aarch64`.
     pub architecture: String,
     /// Who or what runs, for the record: a person, a pipeline's name.
@@ -34,12 +36,14 @@ impl Edge {
     ///
     /// # Errors
     /// [`ErrorKind::Step`] when a docker configuration is there and cannot be read.
-    pub fn from_env(lookup: impl Fn(&str) -> Option<String>) -> Result<Self> {
+    pub async fn from_env(lookup: impl Fn(&str) -> Option<String>) -> Result<Self> {
         let docker = DockerConfig::from_env(&lookup)
+            .await
             .map_err(|e| Error::step(Stage::Configure, "docker configuration", e))?;
         Ok(Self {
             store: StoreOptions::from_env(&lookup),
             docker,
+            registry: RegistryOptions::from_env(&lookup),
             architecture: std::env::consts::ARCH.to_owned(),
             actor: actor(&lookup),
             run_url: run_url(&lookup),
@@ -48,10 +52,14 @@ impl Edge {
     }
 
     pub(crate) fn platform(&self) -> Result<Platform> {
-        crate::base::platform(&self.architecture).ok_or_else(|| {
-            let text = "images can be built for x86_64 and aarch64";
-            Error::new(ErrorKind::Invalid, Stage::Configure, format!("architecture {}", self.architecture), text)
-        })
+        Platform::linux(self.debian_architecture()).map_err(|e| Error::step(Stage::Configure, &self.architecture, e))
+    }
+
+    /// The same platform, as the registry chooses from an index.
+    pub(crate) fn platform_of_image(&self) -> Result<modelship_registry::Platform> {
+        let platform = serde_json::json!({"os": "linux", "architecture": self.debian_architecture()});
+        serde_json::from_value(platform)
+            .map_err(|e| Error::new(ErrorKind::Invalid, Stage::Configure, &self.architecture, e.to_string()))
     }
 
     pub(crate) fn debian_architecture(&self) -> &'static str {
@@ -59,11 +67,28 @@ impl Edge {
     }
 
     /// A repository with the credentials that the docker configuration has for its host.
-    pub(crate) fn repository(&self, stage: Stage, reference: &str, ca: Option<&[u8]>) -> Result<Repository> {
-        let mut options = RegistryOptions::default();
+    pub(crate) async fn repository(&self, stage: Stage, name: &str, ca: Option<&[u8]>) -> Result<Repository> {
+        let step = |e| Error::step(stage, name, e);
+        let reference = parse(stage, name)?;
+        let mut options = self.registry.clone();
         options.extra_ca_pem.extend(ca.map(<[u8]>::to_vec));
-        Repository::open(reference, &self.docker, options).map_err(|e| Error::step(stage, reference, e))
+        let credentials = Credentials::for_registry(&self.docker, reference.registry()).await.map_err(step)?;
+        Repository::from_reference(&reference, credentials, options).map_err(step)
     }
+
+    /// The repository of an image's reference, and the tag or digest that it names there.
+    pub(crate) async fn repository_of(&self, stage: Stage, image: &str) -> Result<(Repository, String)> {
+        let reference = parse(stage, image)?;
+        let version = reference.digest().or(reference.tag()).unwrap_or("latest").to_owned();
+        Ok((self.repository(stage, image, None).await?, version))
+    }
+}
+
+fn parse(stage: Stage, reference: &str) -> Result<Reference> {
+    reference.parse().map_err(|e| {
+        Error::new(ErrorKind::Invalid, stage, reference, format!("is not an image's reference: {e}"))
+            .with_hint("write HOST/REPOSITORY, such as myregistry.azurecr.io/digits")
+    })
 }
 
 /// Azure Pipelines and GitHub Actions say who asked for the run; else the user's name.

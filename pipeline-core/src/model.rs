@@ -2,11 +2,10 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::StreamExt as _;
-use modelship_image_builder::{Layer, Tree};
+use modelship_image_builder::{Content, Layer, Tree};
 use modelship_model_store::{ModelStore, ModelVersion};
 use tokio::io::AsyncWriteExt as _;
 
@@ -103,11 +102,13 @@ impl FetchedModel {
         for file in self.version.files() {
             let local = self.folder.join(&file.path);
             let inside = format!("{}/{}", mount.trim_end_matches('/'), file.path);
+            let content = Content::file(&local).map_err(step)?;
             if file.size >= OWN_LAYER {
-                let open = modelship_image_builder::file_source(&local);
-                layers.push(Layer::stream(&inside, file.size, move |from| open(from)).map_err(step)?);
+                let mut own = Tree::new();
+                own.insert_file(&inside, 0o644, content).map_err(step)?;
+                layers.push(Layer::tree(own).map_err(step)?);
             } else {
-                bundle.insert_path(&inside, 0o644, &local).map_err(step)?;
+                bundle.insert_file(&inside, 0o644, content).map_err(step)?;
             }
         }
         if !bundle.is_empty() {
@@ -117,6 +118,3 @@ impl FetchedModel {
         Ok(layers.into_iter().map(|l| l.with_history(&history)).collect())
     }
 }
-
-/// Keeps the type of shared handles in one place.
-pub(crate) type SharedStore = Arc<ModelStore>;

@@ -28,7 +28,11 @@ pub async fn publish_model(
     let step = |e| Error::step(Stage::Publish, url, e);
     let reference: ModelRef = url.parse().map_err(step)?;
     let store = ModelStore::open(&reference.url, &edge.store).map_err(step)?;
-    let moved = |event: model_store::Event| timer.bytes(&event.what, event.done, event.total);
+    let moved = |event: model_store::Event| {
+        if let model_store::Event::Uploading { path, done, total } = event {
+            timer.bytes(&path, done, Some(total));
+        }
+    };
     let model = store.publish(folder, version, PublishOptions::default(), &moved).await.map_err(step)?;
     timer.finish(format!("{} {} {}", model.name(), model.version(), model.tree_digest()));
     Ok(model)

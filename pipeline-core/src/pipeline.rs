@@ -93,7 +93,7 @@ impl Pipeline {
         let reference = config.model.reference().map_err(step)?;
         let store = ModelStore::open(&reference.url, &edge.store).map_err(step)?;
         Ok(Self {
-            publisher: Publisher::from_config(config, &edge)?,
+            publisher: Publisher::from_config(config, &edge).await?,
             target: Target::from_config(config, &edge).await?,
             golden: config.smoke.request.as_deref().map(Golden::load).transpose()?,
             cache: Cache::new(&config.state.join("cache")),

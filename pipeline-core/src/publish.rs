@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 
-use modelship_image_builder::{self as image_builder, Image, Layer, Sealed, layout};
+use modelship_image_builder::{self as image_builder, Image, Layer, MediaType, Sealed, layout};
 use modelship_registry::{self as registry, Blob, PinnedReference, Repository};
 
 use crate::config::Config;
@@ -32,7 +32,7 @@ pub(crate) struct Published {
 
 impl Publisher {
     /// The publisher that the configuration names.
-    pub(crate) fn from_config(config: &Config, edge: &Edge) -> Result<Self> {
+    pub(crate) async fn from_config(config: &Config, edge: &Edge) -> Result<Self> {
         match (&config.registry.repository, &config.registry.layout) {
             (Some(name), _) => {
                 let ca = match &config.registry.ca {
@@ -42,7 +42,7 @@ impl Publisher {
                             .with_hint("set `ca` in the [registry] section to a PEM file that can be read")
                     })?),
                 };
-                edge.repository(Stage::Push, name, ca.as_deref()).map(Self::Registry)
+                edge.repository(Stage::Push, name, ca.as_deref()).await.map(Self::Registry)
             }
             (None, Some(folder)) => {
                 Ok(Self::Layout { folder: folder.clone(), name: format!("localhost/{}", config.app.name) })
@@ -54,7 +54,7 @@ impl Publisher {
     /// The target in a few words.
     pub(crate) fn describe(&self) -> String {
         match self {
-            Self::Registry(repository) => repository.to_string(),
+            Self::Registry(repository) => repository.name(),
             Self::Layout { folder, .. } => folder.display().to_string(),
         }
     }
@@ -63,43 +63,67 @@ impl Publisher {
     pub(crate) async fn find(&self, tag: &str) -> Result<Option<PinnedReference>> {
         match self {
             Self::Registry(repository) => {
-                repository.resolve(tag).await.map_err(|e| Error::step(Stage::Observe, repository, e))
+                repository.resolve(tag).await.map_err(|e| Error::step(Stage::Observe, repository.name(), e))
             }
             Self::Layout { folder, name } => {
-                let digest = layout::find(folder, tag).map_err(|e| Error::step(Stage::Observe, folder.display(), e))?;
-                digest.map(|d| pinned(name, &d.to_string())).transpose()
+                if !folder.join("index.json").is_file() {
+                    return Ok(None);
+                }
+                let step = |e| Error::step(Stage::Observe, folder.display(), e);
+                let all = layout::references(folder).await.map_err(step)?;
+                let found = all.into_iter().find(|(name, _)| name == tag);
+                found.map(|(_, d)| pinned(name, d.digest().as_ref())).transpose()
             }
         }
     }
 
-    /// Moves the image by digest; no tag names it yet.
-    pub(crate) async fn push(&self, image: &Image, sealed: &Sealed, roles: &[&str], timer: &StageTimer) -> Result<Published> {
+    /// Moves an image that passed its tests, by digest, and then lets `tags` name it.
+    pub(crate) async fn publish(
+        &self,
+        image: &Image,
+        sealed: &Sealed,
+        tags: &[String],
+        timer: &StageTimer,
+    ) -> Result<Published> {
         let moved = Moved::default();
         let pinned = match self {
-            Self::Registry(repository) => push_registry(repository, sealed, &moved, timer).await?,
+            Self::Registry(repository) => {
+                let pinned = push_registry(repository, sealed, &moved, timer).await?;
+                for tag in tags {
+                    let step = |e| Error::step(Stage::Push, format!("{}:{tag}", repository.name()), e);
+                    repository.tag(&pinned, tag).await.map_err(step)?;
+                }
+                pinned
+            }
             Self::Layout { folder, name } => {
-                let step = |e| Error::step(Stage::Push, folder.display(), e);
-                let progress = |event: image_builder::Event| {
-                    timer.bytes(&event.what, event.done, event.total);
-                    moved.add(&event.what, event.done);
-                };
-                let sealed = layout::write_blobs(folder, image, &progress).await.map_err(step)?;
-                pinned(name, &sealed.manifest_descriptor.digest().to_string())?
+                write_layout(folder, image, tags, &moved, timer).await?;
+                pinned(name, sealed.manifest_descriptor.digest().as_ref())?
             }
         };
-        Ok(Published { pinned, layers: moved.records(&sealed.layers, roles) })
+        Ok(Published { pinned, layers: moved.records(&sealed.layers) })
     }
+}
 
-    /// Lets `tag` name a pushed image.
-    pub(crate) async fn tag(&self, image: &PinnedReference, tag: &str) -> Result<()> {
-        match self {
-            Self::Registry(repository) => {
-                repository.tag(image, tag).await.map_err(|e| Error::step(Stage::Push, format!("{repository}:{tag}"), e))
-            }
-            Self::Layout { folder, .. } => layout::tag(folder, image.digest(), tag)
-                .map_err(|e| Error::step(Stage::Push, folder.display(), e)),
+/// A layout's blobs stay only where a name keeps them, so the first tag brings the image along.
+async fn write_layout(
+    folder: &std::path::Path,
+    image: &Image,
+    tags: &[String],
+    moved: &Moved,
+    timer: &StageTimer,
+) -> Result<()> {
+    let progress = |event: image_builder::Event| {
+        if let image_builder::Event::Moved { object, done, total } = event {
+            timer.bytes(&object, done, Some(total));
+            moved.add(&object, done);
         }
+    };
+    for tag in tags {
+        layout::write(folder, image, tag, &progress)
+            .await
+            .map_err(|e| Error::step(Stage::Push, folder.display(), e))?;
     }
+    Ok(())
 }
 
 async fn push_registry(
@@ -109,17 +133,26 @@ async fn push_registry(
     timer: &StageTimer,
 ) -> Result<PinnedReference> {
     let blobs = sealed.layers.iter().map(blob).collect::<Result<Vec<_>>>()?;
-    let progress = |event: registry::Event| {
-        if let Some((what, done, total)) = event.bytes() {
-            timer.bytes(&what, done, Some(total));
-            moved.add(&what, done);
+    let digests: Vec<String> = sealed.layers.iter().map(digest_of).collect();
+    let progress = |event: registry::Event| match event {
+        registry::Event::Uploading { blob, done, total } => {
+            let what = digests.get(blob).map_or("config", String::as_str);
+            timer.bytes(what, done, Some(total));
         }
+        registry::Event::Uploaded { digest, sent, .. } => moved.add(digest.as_ref(), sent),
+        registry::Event::Retrying { attempt, reason, .. } => timer.note(format!("try {attempt} failed: {reason}")),
+        _ => {}
     };
     let (manifest, config) = (sealed.manifest.clone(), sealed.config.clone());
-    let seal = move |_: &[registry::Descriptor]| {
-        Ok::<_, BoxError>(registry::Manifest::oci(manifest, config))
+    let seal = move |_: &[image_builder::Descriptor]| {
+        Ok::<_, BoxError>(registry::Manifest {
+            media_type: MediaType::ImageManifest.to_string(),
+            bytes: manifest,
+            config,
+            config_media_type: MediaType::ImageConfig.to_string(),
+        })
     };
-    repository.push_image(blobs, seal, &progress).await.map_err(|e| Error::step(Stage::Push, repository, e))
+    repository.push_image(blobs, seal, &progress).await.map_err(|e| Error::step(Stage::Push, repository.name(), e))
 }
 
 /// A layer as the registry takes it: media type, length, digest, and how to read it.
@@ -128,8 +161,12 @@ fn blob(layer: &Layer) -> Result<Blob> {
         Error::new(ErrorKind::Invalid, Stage::Push, "layer", "its digest is not known yet")
     })?;
     let source = layer.clone();
-    let blob = Blob::new(descriptor.media_type().to_string(), layer.len(), Arc::new(move |from| source.open(from)));
+    let blob = Blob::new(descriptor.media_type().to_string(), layer.len(), move |from| source.open(from));
     Ok(blob.with_digest(descriptor.digest().clone()))
+}
+
+fn digest_of(layer: &Layer) -> String {
+    layer.descriptor().map(|d| d.digest().to_string()).unwrap_or_default()
 }
 
 fn pinned(name: &str, digest: &str) -> Result<PinnedReference> {
@@ -148,13 +185,13 @@ impl Moved {
         *seen = (*seen).max(done);
     }
 
-    fn records(&self, layers: &[Layer], roles: &[&str]) -> Vec<LayerRecord> {
+    fn records(&self, layers: &[Layer]) -> Vec<LayerRecord> {
         let all = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let record = |(layer, role): (&Layer, &&str)| {
-            let digest = layer.descriptor().map(|d| d.digest().to_string()).unwrap_or_default();
+        let record = |layer: &Layer| {
+            let digest = digest_of(layer);
             let moved = all.get(&digest).copied().unwrap_or(0);
-            LayerRecord { role: (*role).to_owned(), digest, size: layer.len(), moved }
+            LayerRecord { role: String::new(), digest, size: layer.len(), moved }
         };
-        layers.iter().zip(roles).map(record).collect()
+        layers.iter().map(record).collect()
     }
 }

@@ -1,7 +1,5 @@
 //! The recipe of an image: which layers, in which order, run how. Pure but for reading the code.
 
-use std::path::Path;
-
 use modelship_image_builder::{Image, Layer, Tree, TreeOptions};
 use modelship_model_store::{ModelVersion, Scheme};
 use sha2::{Digest as _, Sha256};
@@ -29,7 +27,8 @@ pub(crate) async fn code_layer(source: &Source) -> Result<Layer> {
 /// The whole app folder, tests included, as the test suite sees it.
 pub(crate) async fn test_layer(source: &Source) -> Result<Layer> {
     let step = |e| Error::step(Stage::Test, source.folder.display(), e);
-    let options = TreeOptions::default().without_ignore_file();
+    let mut options = TreeOptions::default();
+    options.no_ignore_file = true;
     let tree = Tree::from_dir(APP, &source.folder, &options).map_err(step)?;
     Layer::tree(tree).map_err(step)?.measure().await.map_err(step)
 }
@@ -108,15 +107,14 @@ pub(crate) fn image(
 ) -> Image {
     let image = model_layers.into_iter().chain([code]).fold(base, Image::with_layer);
     let image = image.with_config(|c| {
-        c.entrypoint(settings.command.iter().cloned());
-        c.cmd(Vec::<String>::new());
         for (name, value) in &settings.env {
             c.env(name, value);
         }
-        c.workdir(APP);
-        c.user(&format!("{USER}:{USER}"));
-        c.expose(settings.port);
-        c.stop_signal("SIGTERM");
+        c.entrypoint(settings.command.iter())
+            .workdir(APP)
+            .user(&format!("{USER}:{USER}"))
+            .expose(settings.port)
+            .stop_signal("SIGTERM")
     });
     labels.pairs().into_iter().fold(image, |image, (key, value)| image.with_annotation(key, value))
 }
@@ -137,22 +135,17 @@ impl Labels<'_> {
             ("org.opencontainers.image.version", self.inputs.model_version.clone()),
             ("org.opencontainers.image.base.digest", self.inputs.base.clone()),
             (KEY_ANNOTATION, self.key.to_string()),
-            ("dev.modelship.model.name", self.inputs.model_name.clone()),
-            ("dev.modelship.model.version", self.inputs.model_version.clone()),
-            ("dev.modelship.model.digest", self.inputs.model.clone()),
+            ("modelship.github.io/model.name", self.inputs.model_name.clone()),
+            ("modelship.github.io/model.version", self.inputs.model_version.clone()),
+            ("modelship.github.io/model.digest", self.inputs.model.clone()),
         ];
         // A path of this machine would make the image depend on where it was built.
         if matches!(self.model.url().scheme(), Scheme::Azure | Scheme::S3) {
-            pairs.push(("dev.modelship.model.uri", self.model.url().to_string()));
+            pairs.push(("modelship.github.io/model.uri", self.model.url().to_string()));
         }
         pairs
     }
 }
 
 /// The annotation that carries the release key, on manifests and on Deployments.
-pub(crate) const KEY_ANNOTATION: &str = "dev.modelship.release-key";
-
-/// The folder of `path`, or the path itself where it has none.
-pub(crate) fn display_folder(path: &Path) -> String {
-    path.display().to_string()
-}
+pub(crate) const KEY_ANNOTATION: &str = "modelship.github.io/release-key";

@@ -101,7 +101,7 @@ impl Status {
             Target::Cluster { deployer, name } => {
                 let status = deployer.status(&app).await;
                 let status = status.map_err(|e| crate::Error::step(crate::Stage::Observe, name, e))?;
-                status.map(|s| s.to_string().lines().map(str::to_owned).collect()).unwrap_or_default()
+                status.map(|s| lines(&s)).unwrap_or_default()
             }
             Target::Manifests { history, .. } => history
                 .current()?
@@ -116,4 +116,13 @@ impl Status {
             detail,
         })
     }
+}
+
+fn lines(status: &modelship_deployer::AppStatus) -> Vec<String> {
+    let replicas = &status.replicas;
+    let mut lines = vec![format!("{} of {} replicas ready, {} available", replicas.ready, replicas.desired, replicas.available)];
+    lines.extend(status.address.as_ref().map(|a| format!("address {a}")));
+    lines.extend(status.last.as_ref().map(|r| format!("last release {}: {:?}, begun {}", r.number, r.state, r.started)));
+    lines.extend(status.annotations.iter().filter(|(k, _)| k.starts_with("modelship.")).map(|(k, v)| format!("{k} {v}")));
+    lines
 }

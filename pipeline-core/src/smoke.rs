@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use modelship_sandbox::{Exit, Process, Sandbox};
+use modelship_sandbox::{Process, Sandbox};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::time::Instant;
@@ -62,11 +62,12 @@ impl SmokeTest<'_> {
     /// Runs the test.
     pub(crate) async fn run(&self) -> Result<SmokeVerdict> {
         let mut process = Sandbox::new(self.roots.clone())
-            .command(self.command.iter().cloned())
-            .envs(self.env.iter().cloned())
+            .command(self.command.iter())
             .workdir(&self.workdir)
             .user(USER, USER)
+            .with_environment(&self.env)
             .spawn()
+            .await
             .map_err(|e| Error::step(Stage::Smoke, &self.image, e))?;
         let started = Instant::now();
         self.wait_ready(&mut process, started).await?;
@@ -90,7 +91,7 @@ impl SmokeTest<'_> {
         let mut last = "nothing answered yet".to_owned();
         loop {
             if let Some(exit) = process.try_exit().map_err(|e| Error::step(Stage::Smoke, &self.image, e))? {
-                return Err(self.failed(process, format!("the app ended with {} before it was ready", describe(exit))));
+                return Err(self.failed(process, format!("the app ended with {} before it was ready", exit)));
             }
             match self.request(process, self.readiness, None).await {
                 Ok(answer) if answer.status == 200 => return Ok(()),
@@ -138,11 +139,14 @@ pub(crate) fn tail(log: &str, lines: usize) -> String {
     all[all.len().saturating_sub(lines)..].join("\n")
 }
 
-/// An exit, in words.
-pub(crate) fn describe(exit: Exit) -> String {
-    match exit {
-        Exit::Code(code) => format!("exit code {code}"),
-        Exit::Signal(signal) => format!("signal {signal}"),
-        _ => "an unknown status".to_owned(),
+/// Gives a sandbox the whole environment of an image.
+pub(crate) trait WithEnvironment {
+    /// Sets each variable.
+    fn with_environment(self, env: &[(String, String)]) -> Self;
+}
+
+impl WithEnvironment for Sandbox {
+    fn with_environment(self, env: &[(String, String)]) -> Self {
+        env.iter().fold(self, |sandbox, (name, value)| sandbox.env(name, value))
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use modelship_sandbox::{Exit, Sandbox};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::smoke::{USER, describe, tail};
+use crate::smoke::{USER, WithEnvironment as _, tail};
 use crate::Stage;
 
 /// A suite that runs longer than this is stopped.
@@ -29,11 +29,12 @@ impl Suite {
     pub(crate) async fn run(&self) -> Result<String> {
         let step = |e| Error::step(Stage::Test, &self.app, e);
         let mut process = Sandbox::new(self.roots.clone())
-            .command(self.command.iter().cloned())
-            .envs(self.env.iter().cloned())
+            .command(self.command.iter())
             .workdir("/app")
             .user(USER, USER)
+            .with_environment(&self.env)
             .spawn()
+            .await
             .map_err(step)?;
         let Ok(exit) = tokio::time::timeout(LONGEST, process.wait()).await else {
             let text = format!("the tests were still running after {} minutes and were stopped", LONGEST.as_secs() / 60);
@@ -44,7 +45,7 @@ impl Suite {
         if exit == Exit::Code(0) {
             return Ok(log.lines().rev().map(str::trim).find(|l| !l.is_empty()).unwrap_or("passed").to_owned());
         }
-        let detail = format!("the app's own tests ended with {}:\n{}", describe(exit), tail(log.trim(), 40));
+        let detail = format!("the app's own tests ended with {}:\n{}", exit, tail(log.trim(), 40));
         Err(Error::new(ErrorKind::TestsFailed, Stage::Test, &self.app, detail)
             .with_hint("mend the app or its tests; nothing was built or pushed"))
     }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use modelship_deployer::{self as deployer, AppSpec, Deployer, Outcome, ReleaseRecord};
+use modelship_deployer::{self as deployer, AppSpec, Deployer, Outcome, ReleaseRecord, ReleaseState};
 use modelship_registry::PinnedReference;
 
 use crate::cache;
@@ -16,10 +16,10 @@ use crate::inputs::ReleaseKey;
 use crate::plan::Live;
 use crate::recipe::{self, KEY_ANNOTATION};
 use crate::release::Release;
-use crate::Stage;
+use crate::{Stage, smoke};
 
 /// The annotation that carries the digest of how a release runs.
-const SHAPE_ANNOTATION: &str = "dev.modelship.shape";
+const SHAPE_ANNOTATION: &str = "modelship.github.io/shape";
 
 /// Where releases go.
 #[derive(Clone, Debug)]
@@ -47,8 +47,8 @@ impl Target {
                 let deployer = Deployer::from_kubeconfig(path, deploy.context.as_deref(), &deploy.namespace)
                     .await
                     .map_err(|e| Error::step(Stage::Configure, path.display(), e))?
-                    .with_clock(edge.now)
-                    .with_identity(format!("modelship {}", edge.actor));
+                    .with_clock(clock(edge.now))
+                    .with_holder(format!("modelship {}", edge.actor));
                 let name = format!("namespace {} of {}", deploy.namespace, path.display());
                 Ok(Self::Cluster { deployer: Arc::new(deployer), name })
             }
@@ -88,7 +88,7 @@ impl Target {
         match self {
             Self::Cluster { deployer, name } => {
                 let record = record_of(release);
-                let progress = |event: deployer::Event| timer.note(event.to_string());
+                let progress = |event: deployer::Event| timer.note(words(&event));
                 let outcome = deployer
                     .release(spec, &record, &progress)
                     .await
@@ -109,7 +109,7 @@ impl Target {
     pub(crate) async fn rollback(&self, app: &str, timer: &StageTimer) -> Result<String> {
         match self {
             Self::Cluster { deployer, name } => {
-                let progress = |event: deployer::Event| timer.note(event.to_string());
+                let progress = |event: deployer::Event| timer.note(words(&event));
                 let outcome =
                     deployer.rollback(app, &progress).await.map_err(|e| Error::step(Stage::Rollback, name, e))?;
                 judge(&outcome, Stage::Rollback, app)
@@ -144,32 +144,80 @@ pub(crate) fn digest_of(pinned: &str) -> String {
 }
 
 fn state_of(status: &deployer::AppStatus) -> TargetState {
-    let annotation = |key: &str| status.annotations().get(key).cloned();
-    let live = match (annotation(KEY_ANNOTATION), annotation(SHAPE_ANNOTATION), status.image()) {
-        (Some(key), Some(shape), Some(image)) if status.is_available() => {
-            Some(Live::new(ReleaseKey::from_text(key), shape, digest_of(image)))
+    let annotation = |key: &str| status.annotations.get(key).cloned();
+    let serving = status.replicas.desired > 0 && status.replicas.available >= status.replicas.desired;
+    let live = match (annotation(KEY_ANNOTATION), annotation(SHAPE_ANNOTATION)) {
+        (Some(key), Some(shape)) if serving => {
+            Some(Live::new(ReleaseKey::from_text(key), shape, digest_of(&status.image)))
         }
         _ => None,
     };
-    TargetState { live, failed: status.failed_keys().to_vec() }
+    let failed = status.last.iter().filter(|r| matches!(r.state, ReleaseState::RolledBack | ReleaseState::RollbackFailed));
+    TargetState { live, failed: failed.map(|r| r.record.release_key.clone()).collect() }
 }
 
 fn record_of(release: &Release) -> ReleaseRecord {
     ReleaseRecord::new(release.key.as_str())
         .with_commit(&release.inputs.revision)
         .with_model(&release.inputs.model_name, &release.inputs.model_version, &release.inputs.model)
-        .with_actor(&release.trigger)
-        .with_started(&release.started.to_rfc3339())
+        .with_who(&release.trigger)
+        .with_note("app", &release.inputs.app)
+        .with_note("base", &release.inputs.base)
 }
 
 /// A rollout that ended elsewhere than it should is an error with its cause and evidence.
 fn judge(outcome: &Outcome, stage: Stage, app: &str) -> Result<String> {
+    let failed = |cause: &deployer::Cause, evidence: &deployer::Evidence, after: String| {
+        let detail = format!("{cause}; {after}{}", told(evidence));
+        Err(Error::new(ErrorKind::RolloutFailed, stage, app, detail).with_hint(cause.hint()))
+    };
     match outcome {
-        Outcome::Available { .. } | Outcome::Unchanged { .. } => Ok(outcome.to_string()),
-        Outcome::RolledBack { .. } if stage == Stage::Rollback => Ok(outcome.to_string()),
-        other => Err(Error::new(ErrorKind::RolloutFailed, stage, app, other.to_string())
-            .with_hint(other.hint().unwrap_or("look at the evidence above; `modelship status` says what runs now"))),
+        Outcome::Available { release, image, .. } => Ok(format!("release {release} serves {image}")),
+        Outcome::Unchanged { release, image, .. } => Ok(format!("release {release} was serving {image} already")),
+        Outcome::RolledBack { cause, evidence, to: Some(to), .. } => {
+            failed(cause, evidence, format!("release {to} serves again"))
+        }
+        Outcome::RolledBack { cause, evidence, to: None, .. } => {
+            failed(cause, evidence, "it was the first release and is scaled to zero".to_owned())
+        }
+        Outcome::RollbackFailed { cause, evidence, reason, .. } => {
+            failed(cause, evidence, format!("and the rollback failed: {reason}"))
+        }
+        _ => Err(Error::new(ErrorKind::RolloutFailed, stage, app, "ended in a way that is not known here")),
     }
+}
+
+/// The evidence of a failure: the last lines of logs and events.
+fn told(evidence: &deployer::Evidence) -> String {
+    let mut text = String::new();
+    for log in &evidence.logs {
+        let run = if log.previous { ", the run before" } else { "" };
+        text.push_str(&format!("\nlog of {}{run}:\n{}", log.pod, smoke::tail(log.text.trim(), 20)));
+    }
+    for event in &evidence.events {
+        text.push_str(&format!("\nevent: {event}"));
+    }
+    text
+}
+
+/// An event of a rollout, in words.
+fn words(event: &deployer::Event) -> String {
+    match event {
+        deployer::Event::Applied(object) => format!("applied {object}"),
+        deployer::Event::Progress(p) => {
+            format!("{} of {} replicas updated, {} ready, {} available", p.updated, p.desired, p.ready, p.available)
+        }
+        deployer::Event::Suspect(cause) => format!("suspect: {cause}"),
+        deployer::Event::OutOfReach(why) => format!("the API server is out of reach: {why}"),
+        deployer::Event::Failed(cause) => format!("failed: {cause}"),
+        deployer::Event::RollingBack(Some(to)) => format!("returning to release {to}"),
+        deployer::Event::RollingBack(None) => "scaling to zero".to_owned(),
+        _ => "the rollout moved on".to_owned(),
+    }
+}
+
+fn clock(now: fn() -> chrono::DateTime<chrono::Utc>) -> impl Fn() -> std::time::SystemTime {
+    move || now().into()
 }
 
 /// The spec of a release: what is rendered, applied and watched.
@@ -189,8 +237,8 @@ pub(crate) fn app_spec(config: &Config, image: &PinnedReference, release: &Relea
         .with_progress_deadline(deploy.progress_deadline.duration())
         .with_annotation(KEY_ANNOTATION, release.key.as_str())
         .with_annotation(SHAPE_ANNOTATION, &release.shape)
-        .with_annotation("dev.modelship.revision", &release.inputs.revision)
-        .with_annotation("dev.modelship.model", format!("{} {} {}", release.inputs.model_name, release.inputs.model_version, release.inputs.model));
+        .with_annotation("modelship.github.io/revision", &release.inputs.revision)
+        .with_annotation("modelship.github.io/model", format!("{} {} {}", release.inputs.model_name, release.inputs.model_version, release.inputs.model));
     if let Some(secret) = &deploy.pull_secret {
         spec = spec.with_pull_secret(secret);
     }

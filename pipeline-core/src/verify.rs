@@ -52,7 +52,7 @@ pub(crate) async fn release(pipeline: &Pipeline, release: &mut Release) -> Resul
 
 async fn address(deployer: &Deployer, app: &str) -> Result<String> {
     let address = deployer.wait_for_address(app, ADDRESS_WITHIN).await;
-    address.map(|a| a.to_string()).map_err(|e| Error::step(Stage::Verify, app, e))
+    address.map(|a| a.host).map_err(|e| Error::step(Stage::Verify, app, e))
 }
 
 /// A new address may take a while to be routed: the question is repeated until the answer is

@@ -37,7 +37,7 @@ async fn main() -> ExitCode {
 }
 
 async fn pipeline(config: &str) -> Result<Pipeline> {
-    Pipeline::from_config(&Config::load(config)?, edge()?).await
+    Pipeline::from_config(&Config::load(config)?, edge().await?).await
 }
 
 async fn serve(pipeline: Pipeline, listen: &str) -> std::io::Result<()> {

@@ -72,7 +72,7 @@ async fn run(arguments: &Arguments) -> Result<()> {
                 Some(root) => core::model_url(root, name)?,
                 None => core::sibling_model_url(&Config::load(&arguments.config)?, name)?,
             };
-            let model = core::publish_model(&url, &edge()?, dir, version, &progress()).await?;
+            let model = core::publish_model(&url, &edge().await?, dir, version, &progress()).await?;
             let text = format!("published {} {} as {}", model.name(), model.version(), model.tree_digest());
             arguments.answer(&text, json!({"published": model}));
             Ok(())
@@ -106,7 +106,7 @@ async fn run(arguments: &Arguments) -> Result<()> {
 impl Arguments {
     async fn pipeline(&self) -> Result<Pipeline> {
         let config = Config::load(&self.config)?;
-        Ok(Pipeline::from_config(&config, edge()?).await?.with_progress(progress()))
+        Ok(Pipeline::from_config(&config, edge().await?).await?.with_progress(progress()))
     }
 
     fn answer(&self, text: &str, json: Value) {

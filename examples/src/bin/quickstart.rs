@@ -33,7 +33,7 @@ async fn main() -> ExitCode {
 }
 
 async fn quickstart(arguments: &Arguments) -> Result<()> {
-    let edge = edge()?;
+    let edge = edge().await?;
     let config = config(arguments)?;
     publish_models(&arguments.app, &config, &edge).await?;
     let pipeline = Pipeline::from_config(&config, edge).await?.with_progress(progress());
