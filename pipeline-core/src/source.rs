@@ -83,7 +83,7 @@ impl Source {
 ///
 /// # Errors
 /// As [`Source::take`].
-pub fn head(app: &AppConfig) -> Result<Option<String>> {
+pub(crate) fn head(app: &AppConfig) -> Result<Option<String>> {
     let Some(repository) = &app.repository else { return Ok(None) };
     let repo = open(repository)?;
     let id = repo.rev_parse_single(app.branch.as_str()).map_err(|e| {

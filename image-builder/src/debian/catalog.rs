@@ -5,7 +5,7 @@ use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use flate2::read::MultiGzDecoder;
-use futures::{StreamExt, TryStreamExt};
+use futures::{FutureExt, StreamExt, TryStreamExt};
 use lzma_rust2::XzReader;
 use pgp::composed::CleartextSignedMessage;
 
@@ -40,17 +40,25 @@ pub(super) async fn load(
     cache: &Path,
     progress: Progress<'_>,
 ) -> Result<Index> {
+    // Owned sources and boxed futures: a stream of closures over borrowed sources is not `Send`
+    // for every lifetime, and callers run this inside spawned tasks.
     let serving = sources
         .entries
         .iter()
-        .filter(|source| source.serves(architecture));
-    let per_source: Vec<Vec<Fetched>> = futures::stream::iter(serving.map(|source| async move {
-        let release = release(fetcher, sources, source).await?;
-        indexes(fetcher, source, &release, (architecture, cache), progress).await
-    }))
-    .buffered(PARALLEL)
-    .try_collect()
-    .await?;
+        .filter(|source| source.serves(architecture))
+        .cloned()
+        .map(|source| {
+            async move {
+                let release = release(fetcher, sources, &source).await?;
+                indexes(fetcher, &source, &release, (architecture, cache), progress).await
+            }
+            .boxed()
+        })
+        .collect::<Vec<_>>();
+    let per_source: Vec<Vec<Fetched>> = futures::stream::iter(serving)
+        .buffered(PARALLEL)
+        .try_collect()
+        .await?;
     let all: Vec<Fetched> = per_source.into_iter().flatten().collect();
     if all.is_empty() {
         let detail = "no source has packages for this architecture";
