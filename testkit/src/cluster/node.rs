@@ -95,9 +95,13 @@ impl Claim {
     }
 }
 
+/// The file that is locked as long as a node of ours exists on this machine.
+pub fn node_lock() -> PathBuf {
+    std::env::temp_dir().join("modelship-testkit-node.lock")
+}
+
 async fn lock(limit: Duration) -> Result<File, Missing> {
-    let path = std::env::temp_dir().join("modelship-testkit-node.lock");
-    let file = File::create(path).map_err(broken)?;
+    let file = File::create(node_lock()).map_err(broken)?;
     let deadline = Instant::now() + limit;
     while file.try_lock().is_err() {
         if Instant::now() > deadline {
@@ -158,6 +162,8 @@ impl Node {
         remains::ip(&["link", "add", BRIDGE, "type", "bridge"])?;
         remains::ip(&["addr", "add", &format!("{address}/24"), "dev", BRIDGE])?;
         remains::ip(&["link", "set", BRIDGE, "up"])?;
+        // Until kube-proxy has rules for a Service, connections to it must not leave the machine.
+        remains::ip(&["route", "add", &network.all(), "dev", BRIDGE])?;
         node.start_containerd().await?;
         node.start_kubelet(pki, network).await?;
         node.start_proxy(pki, network).await?;
