@@ -34,10 +34,9 @@ const PAUSE: &str = "test.local/pause:1";
 
 /// The right to be the machine's node, with the machine's state from before.
 pub(super) struct Claim {
+    // Its file is the locked one.
     tunables: Tunables,
     pub(super) network: Network,
-    // Let go last.
-    _lock: File,
 }
 
 impl Claim {
@@ -87,21 +86,26 @@ impl Claim {
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        Ok(Self {
-            tunables: Tunables::read(),
-            network: Network::free()?,
-            _lock: lock,
-        })
+        let tunables = Tunables::keep(lock).map_err(broken)?;
+        let network = Network::free()?;
+        Ok(Self { tunables, network })
     }
 }
 
-/// The file that is locked as long as a node of ours exists on this machine.
+/// The file that is locked, and holds the machine's settings from before, as long as a node of ours exists on this machine.
 pub fn node_lock() -> PathBuf {
     std::env::temp_dir().join("modelship-testkit-node.lock")
 }
 
 async fn lock(limit: Duration) -> Result<File, Missing> {
-    let file = File::create(node_lock()).map_err(broken)?;
+    let mut options = File::options();
+    let file = options
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(node_lock());
+    let file = file.map_err(broken)?;
     let deadline = Instant::now() + limit;
     while file.try_lock().is_err() {
         if Instant::now() > deadline {

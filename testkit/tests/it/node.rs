@@ -20,7 +20,7 @@ static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
 
 /// Asserts that no trace of any node is left, at a moment when nobody has one.
 fn assert_no_trace() {
-    let lock = File::create(node_lock()).unwrap();
+    let lock = File::open(node_lock()).unwrap();
     lock.lock().unwrap();
     let mut seen = Vec::new();
     for folder in [
