@@ -18,6 +18,7 @@ use tokio::sync::Mutex;
 
 pub use api::Api;
 pub use load_balancer::LoadBalancer;
+pub use node::node_lock;
 
 use crate::process::{Process, retry_taken};
 use crate::{Missing, Scratch};

@@ -63,6 +63,11 @@ impl Judge {
             trusts: false,
         };
         judge.write(".docker/config.json", "{}")?;
+        let podman = format!(
+            "[engine]\nevents_logger = \"none\"\ntmp_dir = \"{}\"\n",
+            judge.home.join("run/libpod").display()
+        );
+        judge.write("containers.conf", &podman)?;
         judge.write("storage.conf", &storage)?;
         judge.write(".config/containers/registries.conf", "")?;
         // Looked up in the home before the system's, which may be missing.
@@ -119,6 +124,7 @@ impl Judge {
             ("HOME", "."),
             ("DOCKER_CONFIG", ".docker"),
             ("REGISTRY_AUTH_FILE", ".docker/config.json"),
+            ("CONTAINERS_CONF", "containers.conf"),
             ("CONTAINERS_STORAGE_CONF", "storage.conf"),
             (
                 "CONTAINERS_REGISTRIES_CONF",

@@ -21,6 +21,11 @@ impl Network {
         free.ok_or_else(|| broken("routes lead to all of 10.200.0.0 to 10.251.0.0"))
     }
 
+    /// All addresses of the cluster.
+    pub(super) fn all(self) -> String {
+        format!("10.{}.0.0/16", self.0)
+    }
+
     /// The addresses of pods.
     pub(super) fn pods(self) -> String {
         format!("10.{}.0.0/24", self.0)

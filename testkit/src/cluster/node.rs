@@ -34,10 +34,9 @@ const PAUSE: &str = "test.local/pause:1";
 
 /// The right to be the machine's node, with the machine's state from before.
 pub(super) struct Claim {
+    // Its file is the locked one.
     tunables: Tunables,
     pub(super) network: Network,
-    // Let go last.
-    _lock: File,
 }
 
 impl Claim {
@@ -87,17 +86,26 @@ impl Claim {
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        Ok(Self {
-            tunables: Tunables::read(),
-            network: Network::free()?,
-            _lock: lock,
-        })
+        let tunables = Tunables::keep(lock).map_err(broken)?;
+        let network = Network::free()?;
+        Ok(Self { tunables, network })
     }
 }
 
+/// The file that is locked, and holds the machine's settings from before, as long as a node of ours exists on this machine.
+pub fn node_lock() -> PathBuf {
+    std::env::temp_dir().join("modelship-testkit-node.lock")
+}
+
 async fn lock(limit: Duration) -> Result<File, Missing> {
-    let path = std::env::temp_dir().join("modelship-testkit-node.lock");
-    let file = File::create(path).map_err(broken)?;
+    let mut options = File::options();
+    let file = options
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(node_lock());
+    let file = file.map_err(broken)?;
     let deadline = Instant::now() + limit;
     while file.try_lock().is_err() {
         if Instant::now() > deadline {
@@ -158,6 +166,8 @@ impl Node {
         remains::ip(&["link", "add", BRIDGE, "type", "bridge"])?;
         remains::ip(&["addr", "add", &format!("{address}/24"), "dev", BRIDGE])?;
         remains::ip(&["link", "set", BRIDGE, "up"])?;
+        // Until kube-proxy has rules for a Service, connections to it must not leave the machine.
+        remains::ip(&["route", "add", &network.all(), "dev", BRIDGE])?;
         node.start_containerd().await?;
         node.start_kubelet(pki, network).await?;
         node.start_proxy(pki, network).await?;

@@ -61,3 +61,11 @@ fn what_is_installed_is_found_again_without_installing() {
         assert_eq!(tool::install(tool, &silent).unwrap(), path);
     }
 }
+
+#[test]
+#[ignore = "downloads through the package managers, and builds for minutes"]
+fn what_is_missing_is_installed() {
+    for (tool, installed) in tool::install_all(&|message| println!("{message}")) {
+        assert!(installed.is_ok(), "{}: {installed:?}", tool.name());
+    }
+}

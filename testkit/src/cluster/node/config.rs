@@ -35,10 +35,11 @@ pub(super) fn write_runtime(folder: &Path, network: Network) -> Result<(), Missi
     )
     .map_err(broken)?;
     fs::write(folder.join("containerd.toml"), containerd(folder)).map_err(broken)?;
+    // No default route: pods reach pods and Services, and nothing outside the machine.
     let addresses = json!({
         "type": "host-local",
         "ranges": [[{ "subnet": network.pods() }]],
-        "routes": [{ "dst": "0.0.0.0/0" }],
+        "routes": [{ "dst": network.all() }],
         "dataDir": folder.join("cni/addresses"),
     });
     let bridge = json!({

@@ -1,8 +1,9 @@
 //! What a node leaves on the machine outside its processes, and its removal.
 
+use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::fs;
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -50,8 +51,7 @@ pub(super) fn remove(folders: &[PathBuf]) {
     for group in cgroups() {
         remove_cgroup(&group);
     }
-    remove_stale_sockets();
-    remove_network_results();
+    remove_files();
 }
 
 /// The processes whose command line `wanted` likes.
@@ -174,29 +174,58 @@ fn removal(table: &str, rules: &str) -> Option<String> {
     Some(script + "COMMIT\n")
 }
 
-/// Removes the sockets of shims that nobody listens on any more.
-fn remove_stale_sockets() {
-    let folder = Path::new("/run/containerd/s");
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        let refused = UnixStream::connect(entry.path())
-            .is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused);
-        if refused {
-            let _ = fs::remove_file(entry.path());
+/// Removes what has a fixed place outside our folder, as far as nobody else uses it.
+fn remove_files() {
+    for folder in ["/run/containerd/s", "/var/lib/kubelet/device-plugins"] {
+        for path in files(folder) {
+            let refused = UnixStream::connect(&path)
+                .is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused);
+            if refused {
+                let _ = fs::remove_file(path);
+            }
         }
     }
-    // Only when empty, as is a folder that none but us has used.
-    let _ = fs::remove_dir(folder);
-    let _ = fs::remove_dir("/run/containerd");
+    remove_network_notes();
+    // Links to pods' logs, which were in our folder.
+    for path in files("/var/log/containers") {
+        if path.is_symlink() && !path.exists() {
+            let _ = fs::remove_file(path);
+        }
+    }
+    for folder in [
+        "/run/containerd/s",
+        "/run/containerd",
+        "/var/lib/kubelet/device-plugins",
+        "/var/lib/kubelet",
+        "/var/lib/cni/results",
+        "/var/lib/cni",
+        "/var/log/containers",
+    ] {
+        // Refused unless it is empty.
+        let _ = fs::remove_dir(folder);
+    }
 }
 
-/// Removes the network plugins' notes about pods; the addresses themselves are in our folder.
-fn remove_network_results() {
-    let results = Path::new("/var/lib/cni/results");
-    for entry in fs::read_dir(results).into_iter().flatten().flatten() {
-        if entry.file_name().to_string_lossy().starts_with(CGROUP) {
-            let _ = fs::remove_file(entry.path());
+/// Removes the network plugins' notes about our pods; the addresses themselves are in our folder.
+///
+/// They are called `NETWORK-CONTAINER-eth0`, and `cni-loopback-CONTAINER-lo` for the same container.
+fn remove_network_notes() {
+    let notes = Path::new("/var/lib/cni/results");
+    for path in files("/var/lib/cni/results") {
+        let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
+        let container = name
+            .strip_prefix(CGROUP)
+            .and_then(|name| name.strip_prefix('-'));
+        if let Some(container) = container.and_then(|name| name.strip_suffix("-eth0")) {
+            let _ = fs::remove_file(notes.join(format!("cni-loopback-{container}-lo")));
+            let _ = fs::remove_file(path);
         }
     }
+}
+
+fn files(folder: &str) -> impl Iterator<Item = PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path())
 }
 
 /// Runs `ip`.
