@@ -246,7 +246,8 @@ async fn unsigned_text_around_the_signed_text_is_not_read() {
 #[tokio::test]
 async fn another_suite_and_an_old_release_are_refused() {
     let repository = repository().await;
-    for (path, bytes) in repository.files.lock().unwrap().clone() {
+    let copy = repository.files.lock().unwrap().clone();
+    for (path, bytes) in copy {
         repository.put(
             path.trim_start_matches('/')
                 .replace("dists/test", "dists/other")
