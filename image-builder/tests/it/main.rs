@@ -1,4 +1,8 @@
 //! Integration tests of `modelship-image-builder`, one binary.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on stops where it is"
+)]
 
 mod debian;
 mod debian_machine;
