@@ -129,9 +129,8 @@ mod tests {
             format!("!<arch>\n{}", member("a", "-1", "")),
             format!("!<arch>\n{}", member("a", "9999999999", "abc")),
         ] {
-            let mut archive = match Archive::open(text.as_bytes()) {
-                Err(_) => continue,
-                Ok(archive) => archive,
+            let Ok(mut archive) = Archive::open(text.as_bytes()) else {
+                continue;
             };
             let end = archive.next().and_then(|_| archive.next());
             assert!(end.is_err(), "{text:?}");

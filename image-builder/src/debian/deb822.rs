@@ -67,38 +67,39 @@ impl<'a, R: BufRead> Paragraphs<'a, R> {
                 return Ok(keep.map(|_| paragraph));
             };
             size += read;
-            let line = std::str::from_utf8(&self.line)
-                .map_err(|error| malformed(format!("not UTF-8: {error}")))?;
-            if line.trim().is_empty() {
-                if keep.is_some() {
-                    return Ok(Some(paragraph));
+            match self.line.first() {
+                _ if self.line.iter().all(u8::is_ascii_whitespace) => {
+                    if keep.is_some() {
+                        return Ok(Some(paragraph));
+                    }
                 }
-            } else if line.starts_with([' ', '\t']) {
-                match keep {
+                Some(b' ' | b'\t') => match keep {
                     None => return Err(malformed("a continuation line before any field")),
-                    Some(true) => append(&mut paragraph, line),
+                    Some(true) => append(&mut paragraph, text(&self.line)?),
                     Some(false) => {}
-                }
-            } else if !line.starts_with('#') {
-                keep = Some(self.field(&mut paragraph)?);
+                },
+                Some(b'#') => {}
+                _ => keep = Some(self.field(&mut paragraph)?),
             }
         }
     }
 
     /// Takes the field of the current line if it is wanted, and says whether it was.
     fn field(&self, paragraph: &mut Paragraph) -> io::Result<bool> {
-        let line = String::from_utf8_lossy(&self.line);
-        let Some((name, value)) = line.split_once(':') else {
-            return Err(malformed("a line without a colon"));
+        let colon = self.line.iter().position(|byte| *byte == b':');
+        let (name, value) = match colon {
+            Some(at) => (self.line[..at].trim_ascii(), &self.line[at + 1..]),
+            None => return Err(malformed("a line without a colon")),
         };
-        let name = name.trim();
+        // Most fields of an index are not wanted: they are passed over without another look.
         let keep = self.wanted.is_empty()
             || self
                 .wanted
                 .iter()
-                .any(|wanted| wanted.eq_ignore_ascii_case(name));
+                .any(|wanted| wanted.as_bytes().eq_ignore_ascii_case(name));
         if keep {
-            paragraph.0.push((name.to_owned(), value.trim().to_owned()));
+            let value = text(value)?.trim().to_owned();
+            paragraph.0.push((text(name)?.to_owned(), value));
         }
         Ok(keep)
     }
@@ -141,6 +142,10 @@ fn append(paragraph: &mut Paragraph, line: &str) {
         value.push('\n');
         value.push_str(line.trim());
     }
+}
+
+fn text(bytes: &[u8]) -> io::Result<&str> {
+    std::str::from_utf8(bytes).map_err(|error| malformed(format!("not UTF-8: {error}")))
 }
 
 fn malformed(why: impl Into<String>) -> io::Error {

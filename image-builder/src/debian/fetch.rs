@@ -20,7 +20,7 @@ const STAGE: &str = "fetch";
 const TRIES: u32 = 3;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long a server may stay silent in the middle of a body.
-const READ_TIMEOUT: Duration = Duration::from_secs(60);
+const READ_TIMEOUT: Duration = Duration::from_mins(1);
 const CHUNK: usize = 64 * 1024;
 
 type Chunks = BoxStream<'static, Result<Bytes>>;

@@ -213,7 +213,7 @@ pub(super) mod tests {
             .read(newer.as_bytes(), "security", 1, "amd64")
             .unwrap();
         assert_eq!(index.get("a").unwrap().package.version, "2");
-        let foreign = newer.replace("amd64", "arm64").replace("2", "3");
+        let foreign = newer.replace("amd64", "arm64").replace('2', "3");
         index.read(foreign.as_bytes(), "s", 1, "amd64").unwrap();
         assert_eq!(index.get("a").unwrap().package.version, "2");
     }

@@ -2,10 +2,10 @@
 
 use oci_spec::image::Digest;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 
 use super::release::is_sha256;
 use crate::error::{Error, ErrorKind, Result};
+use crate::hash;
 
 const STAGE: &str = "read debian lock";
 
@@ -132,11 +132,7 @@ impl DebianLock {
 
     /// The lock's identity: the SHA-256 of its JSON text.
     pub fn digest(&self) -> Digest {
-        let hex = hex::encode(Sha256::digest(self.to_json()));
-        match hex.parse::<oci_spec::image::Sha256Digest>() {
-            Ok(digest) => digest.into(),
-            Err(_) => unreachable!("64 hexadecimal letters are a SHA-256 digest"),
-        }
+        hash::digest(self.to_json().as_bytes())
     }
 
     /// The package called `name`.

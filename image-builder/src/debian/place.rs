@@ -84,7 +84,7 @@ fn settle<'a>(
         replaces[upper.package].contains(&packages[lower.package].name)
     };
     match (&old.entry.kind, &new.entry.kind) {
-        (Kind::Dir, Kind::Dir) | (Kind::Symlink(_), Kind::Dir) => Ok(old),
+        (Kind::Dir | Kind::Symlink(_), Kind::Dir) => Ok(old),
         (Kind::Dir, Kind::Symlink(_)) => Ok(new),
         (Kind::Symlink(left), Kind::Symlink(right)) if left == right => Ok(old),
         _ if old.package == new.package || over(&new, &old) => Ok(new),

@@ -101,7 +101,9 @@ fn certificates(tree: &mut Tree) -> Result<()> {
         let NodeKind::File(content) = &node.kind else {
             continue;
         };
-        if path.starts_with(CA_SOURCES) && path.ends_with(".crt") {
+        if path.starts_with(CA_SOURCES)
+            && path.rsplit_once('.').is_some_and(|(_, kind)| kind == "crt")
+        {
             let text = read_small(content, path)?;
             // Writing to a string cannot fail.
             let _ = writeln!(bundle, "{}", text.trim_end());

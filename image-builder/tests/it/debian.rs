@@ -1,5 +1,6 @@
 //! The `debian` module against a loopback archive: trust, caching, determinism, hostile packages.
 
+use std::fmt::Write;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -13,7 +14,7 @@ use sha2::{Digest, Sha256};
 use crate::debian_repository::{Item, Repository, ar, deb, foreign_key};
 
 /// Everything that makes up a tree, as text.
-pub(crate) async fn describe(tree: &Tree) -> String {
+async fn describe(tree: &Tree) -> String {
     let mut text = String::new();
     for (path, node) in tree.iter() {
         let what = match &node.kind {
@@ -29,7 +30,8 @@ pub(crate) async fn describe(tree: &Tree) -> String {
             }
             other => format!("{other:?}"),
         };
-        text += &format!("{path} {:o} {} {} {what}\n", node.mode, node.uid, node.gid);
+        let (mode, uid, gid) = (node.mode, node.uid, node.gid);
+        writeln!(text, "{path} {mode:o} {uid} {gid} {what}").unwrap();
     }
     text
 }
@@ -246,7 +248,8 @@ async fn unsigned_text_around_the_signed_text_is_not_read() {
 #[tokio::test]
 async fn another_suite_and_an_old_release_are_refused() {
     let repository = repository().await;
-    for (path, bytes) in repository.files.lock().unwrap().clone() {
+    let copy = repository.files.lock().unwrap().clone();
+    for (path, bytes) in copy {
         repository.put(
             path.trim_start_matches('/')
                 .replace("dists/test", "dists/other")
@@ -263,7 +266,7 @@ async fn another_suite_and_an_old_release_are_refused() {
     assert_eq!(error.kind(), ErrorKind::Unverified);
 
     repository.publish("Valid-Until: Sat, 10 May 2025 10:01:53 UTC\n");
-    let now = SystemTime::now() + Duration::from_secs(60);
+    let now = SystemTime::now() + Duration::from_mins(1);
     let sources = repository.sources(repository.key()).with_time(now);
     let error = base(cache.path())
         .lock(&sources, &|_| {})

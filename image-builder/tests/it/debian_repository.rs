@@ -51,9 +51,10 @@ impl Repository {
     pub(crate) fn add(&mut self, name: &str, control: &str, deb: Vec<u8>) {
         let path = format!("pool/main/{name}_1.0-1_all.deb");
         let (size, sum) = (deb.len(), sha256(&deb));
-        self.packages += &format!(
+        let stanza = format!(
             "Package: {name}\nVersion: 1.0-1\nArchitecture: all\n{control}Filename: {path}\nSize: {size}\nSHA256: {sum}\n\n"
         );
+        self.packages.push_str(&stanza);
         self.put(&path, deb);
     }
 
@@ -221,11 +222,7 @@ pub(crate) fn ar(members: &[(&str, &[u8])]) -> Vec<u8> {
     let mut out = b"!<arch>\n".to_vec();
     for (name, body) in members {
         let size = body.len();
-        write!(
-            out,
-            "{name:<16}0           0     0     100644  {size:<10}`\n"
-        )
-        .unwrap();
+        writeln!(out, "{name:<16}0           0     0     100644  {size:<10}`").unwrap();
         out.extend_from_slice(body);
         if size % 2 == 1 {
             out.push(b'\n');
@@ -251,7 +248,7 @@ pub(crate) fn compressed(bytes: &[u8], compression: &str) -> Vec<u8> {
             let level = ruzstd::encoding::CompressionLevel::Fastest;
             ruzstd::encoding::compress_to_vec(bytes, level)
         }
-        other => panic!("{other}"),
+        other => unreachable!("no test uses {other}"),
     }
 }
 
