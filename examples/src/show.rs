@@ -15,7 +15,11 @@ const PLAIN_EVERY: Duration = Duration::from_secs(2);
 
 /// The progress sink of a program.
 pub fn progress() -> Progress {
-    if std::io::stderr().is_terminal() { terminal() } else { plain() }
+    if std::io::stderr().is_terminal() {
+        terminal()
+    } else {
+        plain()
+    }
 }
 
 fn terminal() -> Progress {
@@ -31,7 +35,12 @@ fn terminal() -> Progress {
                 bar.enable_steady_tick(Duration::from_millis(120));
                 bars.insert(stage, bar);
             }
-            Event::Progress { stage, what, done, total } => {
+            Event::Progress {
+                stage,
+                what,
+                done,
+                total,
+            } => {
                 if let Some(bar) = bars.get(&stage) {
                     bar.set_message(moved(&what, done, total));
                 }
@@ -40,7 +49,11 @@ fn terminal() -> Progress {
                 // Nothing better can be done about a terminal that went away.
                 let _ = all.println(format!("{:>9}  {text}", stage.to_string()));
             }
-            Event::Finished { stage, outcome, elapsed } => {
+            Event::Finished {
+                stage,
+                outcome,
+                elapsed,
+            } => {
                 if let Some(bar) = bars.remove(&stage) {
                     bar.finish_and_clear();
                 }
@@ -60,19 +73,32 @@ fn plain() -> Progress {
     let last: Mutex<BTreeMap<Stage, Instant>> = Mutex::default();
     Arc::new(move |event| match event {
         Event::Started { stage, what } => {
-            last.lock().unwrap_or_else(PoisonError::into_inner).insert(stage, Instant::now());
+            last.lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .insert(stage, Instant::now());
             eprintln!("{:>9}  {what}", stage.to_string());
         }
-        Event::Progress { stage, what, done, total } => {
+        Event::Progress {
+            stage,
+            what,
+            done,
+            total,
+        } => {
             let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
-            let due = last.get(&stage).is_none_or(|at| at.elapsed() >= PLAIN_EVERY);
+            let due = last
+                .get(&stage)
+                .is_none_or(|at| at.elapsed() >= PLAIN_EVERY);
             if due {
                 last.insert(stage, Instant::now());
                 eprintln!("{:>9}  {}", stage.to_string(), moved(&what, done, total));
             }
         }
         Event::Note { stage, text } => eprintln!("{:>9}  {text}", stage.to_string()),
-        Event::Finished { stage, outcome, elapsed } => eprintln!("{}", finished(stage, &outcome, elapsed)),
+        Event::Finished {
+            stage,
+            outcome,
+            elapsed,
+        } => eprintln!("{}", finished(stage, &outcome, elapsed)),
         _ => {}
     })
 }
@@ -85,5 +111,9 @@ fn moved(what: &str, done: u64, total: Option<u64>) -> String {
 }
 
 fn finished(stage: Stage, outcome: &str, elapsed: Duration) -> String {
-    format!("{:>9}  done in {:.2} s: {outcome}", stage.to_string(), elapsed.as_secs_f64())
+    format!(
+        "{:>9}  done in {:.2} s: {outcome}",
+        stage.to_string(),
+        elapsed.as_secs_f64()
+    )
 }

@@ -12,7 +12,10 @@ impl fmt::Display for Summary<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let release = self.0.release();
         match self.0 {
-            Run::Unchanged(_) => writeln!(f, "unchanged: {release}\nNothing was rebuilt and nothing was moved."),
+            Run::Unchanged(_) => writeln!(
+                f,
+                "unchanged: {release}\nNothing was rebuilt and nothing was moved."
+            ),
             _ => released(f, release),
         }
     }
@@ -24,18 +27,35 @@ fn released(f: &mut fmt::Formatter<'_>, release: &Release) -> fmt::Result {
     if !release.layers.is_empty() {
         writeln!(f, "\nlayers, bottom to top:")?;
         for layer in &release.layers {
-            writeln!(f, "  {:<6} {:>10}  {:>10} moved  {}", layer.role, bytes(layer.size), bytes(layer.moved), layer.digest)?;
+            writeln!(
+                f,
+                "  {:<6} {:>10}  {:>10} moved  {}",
+                layer.role,
+                bytes(layer.size),
+                bytes(layer.moved),
+                layer.digest
+            )?;
         }
     }
     if let Some(verdict) = &release.verdict {
-        writeln!(f, "\nsmoke test, in {}: ready after {:.2} s", verdict.isolation, verdict.ready_seconds)?;
+        writeln!(
+            f,
+            "\nsmoke test, in {}: ready after {:.2} s",
+            verdict.isolation, verdict.ready_seconds
+        )?;
         if let Some(answer) = &verdict.answer {
             writeln!(f, "  answered {answer}")?;
         }
     }
     writeln!(f, "\nstages:")?;
     for stage in &release.stages {
-        writeln!(f, "  {:<9} {:>7.2} s  {}", stage.stage.to_string(), stage.seconds, stage.outcome)?;
+        writeln!(
+            f,
+            "  {:<9} {:>7.2} s  {}",
+            stage.stage.to_string(),
+            stage.seconds,
+            stage.outcome
+        )?;
     }
     Ok(())
 }
@@ -46,7 +66,11 @@ pub fn bytes(count: u64) -> String {
     let mut value = count as f64;
     for unit in ["B", "KiB", "MiB", "GiB"] {
         if value < 1000.0 {
-            return if unit == "B" { format!("{count} B") } else { format!("{value:.1} {unit}") };
+            return if unit == "B" {
+                format!("{count} B")
+            } else {
+                format!("{value:.1} {unit}")
+            };
         }
         value /= 1024.0;
     }

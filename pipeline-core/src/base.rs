@@ -8,12 +8,12 @@ use modelship_image_builder::{self as image_builder, Content, Descriptor, Digest
 use modelship_registry::{PinnedReference, Repository};
 use serde::{Deserialize, Serialize};
 
+use crate::Stage;
 use crate::cache::{self, Cache};
 use crate::config::BaseConfig;
 use crate::edge::Edge;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::StageTimer;
-use crate::Stage;
 
 /// The locked base: what it is, before a byte of it is fetched.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -59,7 +59,9 @@ impl BaseLock {
     fn fits(&self, config: &BaseConfig) -> bool {
         match self {
             Self::Debian { asked, .. } => {
-                config.image.is_none() && asked.0 == config.packages && asked.1 == config.test_packages
+                config.image.is_none()
+                    && asked.0 == config.packages
+                    && asked.1 == config.test_packages
             }
             Self::Image { .. } => config.image.is_some(),
         }
@@ -106,14 +108,26 @@ impl BaseMaker<'_> {
         let step = |e| Error::step(Stage::Observe, image, e);
         let (repository, version) = self.edge.repository_of(Stage::Observe, image).await?;
         let found = match version.strip_prefix("sha256:") {
-            Some(_) => Some(format!("{}@{version}", repository.name()).parse().map_err(step)?),
+            Some(_) => Some(
+                format!("{}@{version}", repository.name())
+                    .parse()
+                    .map_err(step)?,
+            ),
             None => repository.resolve(&version).await.map_err(step)?,
         };
         let pinned: PinnedReference = found.ok_or_else(|| {
-            Error::new(ErrorKind::NotFound, Stage::Observe, image, "the base image does not exist")
-                .with_hint("set `image` in the [base] section to an image that can be pulled")
+            Error::new(
+                ErrorKind::NotFound,
+                Stage::Observe,
+                image,
+                "the base image does not exist",
+            )
+            .with_hint("set `image` in the [base] section to an image that can be pulled")
         })?;
-        Ok(BaseLock::Image { repository: pinned.name(), digest: pinned.digest().to_string() })
+        Ok(BaseLock::Image {
+            repository: pinned.name(),
+            digest: pinned.digest().to_string(),
+        })
     }
 
     async fn lock_debian(&self, timer: &StageTimer) -> Result<BaseLock> {
@@ -124,31 +138,51 @@ impl BaseMaker<'_> {
         let base = maker.lock(&sources, &progress).await.map_err(step)?;
         let tests = match self.config.test_packages.as_slice() {
             [] => None,
-            more => Some(maker.lock_layered(&base, more.iter().map(String::as_str), &sources, &progress).await.map_err(step)?),
+            more => Some(
+                maker
+                    .lock_layered(&base, more.iter().map(String::as_str), &sources, &progress)
+                    .await
+                    .map_err(step)?,
+            ),
         };
-        let asked = (self.config.packages.clone(), self.config.test_packages.clone());
+        let asked = (
+            self.config.packages.clone(),
+            self.config.test_packages.clone(),
+        );
         Ok(BaseLock::Debian { asked, base, tests })
     }
 
     fn debian(&self) -> Result<DebianBase> {
         let folder = self.cache.folder(Stage::Base, "debian")?;
-        Ok(DebianBase::new(self.config.packages.iter().map(String::as_str), self.edge.debian_architecture(), folder))
+        Ok(DebianBase::new(
+            self.config.packages.iter().map(String::as_str),
+            self.edge.debian_architecture(),
+            folder,
+        ))
     }
 
     fn sources(&self) -> Result<Sources> {
         let step = |e| Error::step(Stage::Observe, "package sources", e);
         let now = std::time::SystemTime::from((self.edge.now)());
         if self.config.sources.is_empty() {
-            let apt = self.config.apt.clone().unwrap_or_else(|| PathBuf::from("/etc/apt"));
+            let apt = self
+                .config
+                .apt
+                .clone()
+                .unwrap_or_else(|| PathBuf::from("/etc/apt"));
             return Ok(Sources::from_apt(&apt).map_err(step)?.with_time(now));
         }
         let mut sources = Sources::new().with_time(now);
         for source in &self.config.sources {
             for suite in &source.suites {
                 sources = sources.with_source(
-                    Source::new(&source.uri, suite.as_str(), source.components.iter().map(String::as_str))
-                        .map_err(step)?
-                        .with_signed_by(SignedBy::Keyrings(vec![source.signed_by.clone()])),
+                    Source::new(
+                        &source.uri,
+                        suite.as_str(),
+                        source.components.iter().map(String::as_str),
+                    )
+                    .map_err(step)?
+                    .with_signed_by(SignedBy::Keyrings(vec![source.signed_by.clone()])),
                 );
             }
         }
@@ -156,18 +190,35 @@ impl BaseMaker<'_> {
     }
 
     /// Makes the base that `lock` names, or finds it in the cache.
-    pub(crate) async fn make(&self, lock: &BaseLock, tests: bool, timer: &StageTimer) -> Result<Base> {
+    pub(crate) async fn make(
+        &self,
+        lock: &BaseLock,
+        tests: bool,
+        timer: &StageTimer,
+    ) -> Result<Base> {
         let base = match lock {
-            BaseLock::Debian { base, tests: test_lock, .. } => {
-                self.make_debian(base, test_lock.as_ref().filter(|_| tests), timer).await?
+            BaseLock::Debian {
+                base,
+                tests: test_lock,
+                ..
+            } => {
+                self.make_debian(base, test_lock.as_ref().filter(|_| tests), timer)
+                    .await?
             }
-            BaseLock::Image { repository, digest } => self.pull(&format!("{repository}@{digest}"), timer).await?,
+            BaseLock::Image { repository, digest } => {
+                self.pull(&format!("{repository}@{digest}"), timer).await?
+            }
         };
         require_python(&base.roots, lock)?;
         Ok(base)
     }
 
-    async fn make_debian(&self, lock: &DebianLock, tests: Option<&DebianLock>, timer: &StageTimer) -> Result<Base> {
+    async fn make_debian(
+        &self,
+        lock: &DebianLock,
+        tests: Option<&DebianLock>,
+        timer: &StageTimer,
+    ) -> Result<Base> {
         let layer = self.debian_layer(lock, timer).await?;
         let mut roots = vec![self.cache.unpacked(Stage::Base, &layer).await?];
         let test_root = match tests {
@@ -181,14 +232,22 @@ impl BaseMaker<'_> {
         let history = format!("modelship debian packages: {}", lock.requested().join(" "));
         let image = Image::scratch(&platform).with_layer(layer.with_history(&history));
         roots.dedup();
-        Ok(Base { image, roots, test_root })
+        Ok(Base {
+            image,
+            roots,
+            test_root,
+        })
     }
 
     /// The compressed layer of a Debian lock, kept in the cache by the lock's digest.
     async fn debian_layer(&self, lock: &DebianLock, timer: &StageTimer) -> Result<Layer> {
         let folder = self.cache.folder(Stage::Base, "layers")?;
         let lock_digest = lock.digest();
-        let note = folder.join(format!("{}-v{}.json", lock_digest.digest(), crate::LAYER_FORMAT));
+        let note = folder.join(format!(
+            "{}-v{}.json",
+            lock_digest.digest(),
+            crate::LAYER_FORMAT
+        ));
         if let Some(known) = cache::read_json::<KnownLayer>(&note)
             && let Some(layer) = known.open(&folder)
         {
@@ -197,11 +256,30 @@ impl BaseMaker<'_> {
         let step = |e| Error::step(Stage::Base, "base packages", e);
         let sources = self.sources()?;
         let progress = |event: image_builder::Event| forward(timer, &event);
-        let tree = self.debian()?.assemble(lock, &sources, &progress).await.map_err(step)?;
-        timer.note(format!("{} files from {} packages", tree.tree().len(), lock.packages().len()));
-        let layer = Layer::tree(tree.into_tree()).map_err(step)?.gzip(&folder).await.map_err(step)?;
+        let tree = self
+            .debian()?
+            .assemble(lock, &sources, &progress)
+            .await
+            .map_err(step)?;
+        timer.note(format!(
+            "{} files from {} packages",
+            tree.tree().len(),
+            lock.packages().len()
+        ));
+        let layer = Layer::tree(tree.into_tree())
+            .map_err(step)?
+            .gzip(&folder)
+            .await
+            .map_err(step)?;
         if let (Some(descriptor), Some(diff_id)) = (layer.descriptor(), layer.diff_id()) {
-            cache::write_json(Stage::Base, &note, &KnownLayer { descriptor, diff_id: diff_id.to_string() })?;
+            cache::write_json(
+                Stage::Base,
+                &note,
+                &KnownLayer {
+                    descriptor,
+                    diff_id: diff_id.to_string(),
+                },
+            )?;
         }
         Ok(layer)
     }
@@ -210,24 +288,33 @@ impl BaseMaker<'_> {
     async fn pull(&self, reference: &str, timer: &StageTimer) -> Result<Base> {
         let step = |e| Error::step(Stage::Base, reference, e);
         let (repository, version) = self.edge.repository_of(Stage::Base, reference).await?;
-        let (manifest, descriptor) =
-            repository.manifest_for(&version, &self.edge.platform_of_image()?).await.map_err(step)?;
+        let (manifest, descriptor) = repository
+            .manifest_for(&version, &self.edge.platform_of_image()?)
+            .await
+            .map_err(step)?;
         let config = read_config(&repository, &manifest, reference).await?;
         let blobs = repository.clone();
         let open = move |descriptor: &Descriptor, from| blobs.blob(descriptor, from);
-        let image =
-            Image::from_parts(&manifest, &config, open).map_err(|e| Error::step(Stage::Base, reference, e))?;
+        let image = Image::from_parts(&manifest, &config, open)
+            .map_err(|e| Error::step(Stage::Base, reference, e))?;
         let folder = self.cache.folder(Stage::Base, "rootfs")?;
         let target = folder.join(format!("image-{}", descriptor.digest().digest()));
         if !target.is_dir() {
-            timer.note(format!("unpacking {} layers of {reference}", image.layers().len()));
+            timer.note(format!(
+                "unpacking {} layers of {reference}",
+                image.layers().len()
+            ));
             let temporary = cache::fresh_folder(Stage::Base, &folder)?;
             image_builder::unpack_image(&image, temporary.path())
                 .await
                 .map_err(|e| Error::step(Stage::Base, reference, e))?;
             cache::settle(Stage::Base, temporary, &target)?;
         }
-        Ok(Base { image, roots: vec![target], test_root: None })
+        Ok(Base {
+            image,
+            roots: vec![target],
+            test_root: None,
+        })
     }
 }
 
@@ -241,7 +328,8 @@ async fn read_config(repository: &Repository, manifest: &[u8], reference: &str) 
         config: Descriptor,
     }
     let invalid = |text: String| Error::new(ErrorKind::Invalid, Stage::Base, reference, text);
-    let manifest: Manifest = serde_json::from_slice(manifest).map_err(|e| invalid(format!("its manifest: {e}")))?;
+    let manifest: Manifest =
+        serde_json::from_slice(manifest).map_err(|e| invalid(format!("its manifest: {e}")))?;
     let mut stream = repository.blob(&manifest.config, 0);
     let mut config = Vec::new();
     while let Some(chunk) = stream.next().await {
@@ -280,13 +368,23 @@ fn require_python(roots: &[PathBuf], lock: &BaseLock) -> Result<()> {
     if found {
         return Ok(());
     }
-    Err(Error::new(ErrorKind::Invalid, Stage::Base, lock.describe(), "the base holds no python3")
-        .with_hint("add `python3` to `packages` in the [base] section, or name an `image` that has it"))
+    Err(Error::new(
+        ErrorKind::Invalid,
+        Stage::Base,
+        lock.describe(),
+        "the base holds no python3",
+    )
+    .with_hint("add `python3` to `packages` in the [base] section, or name an `image` that has it"))
 }
 
 /// Bends an event of image-builder into one of ours.
 fn forward(timer: &StageTimer, event: &image_builder::Event) {
-    if let image_builder::Event::Moved { object, done, total } = event {
+    if let image_builder::Event::Moved {
+        object,
+        done,
+        total,
+    } = event
+    {
         timer.bytes(object, *done, Some(*total));
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use modelship_image_builder::{Image, Layer, Sealed};
 
+use crate::Stage;
 use crate::base::Base;
 use crate::error::{Error, Result};
 use crate::event::{StageTime, StageTimer};
@@ -14,7 +15,6 @@ use crate::publish::Published;
 use crate::recipe::{self, Labels};
 use crate::smoke::{SmokeTest, SmokeVerdict};
 use crate::suite::Suite;
-use crate::Stage;
 
 /// How long an app may take to become ready where the configuration does not say.
 const READY_WITHIN: Duration = Duration::from_secs(30);
@@ -54,7 +54,12 @@ impl Builder<'_> {
         let published = self.publish(&assembled, &mut stages).await?;
         let mut used = assembled.roots;
         used.extend([fetched.folder().to_owned(), self.seen.source.folder.clone()]);
-        Ok(Built { published, verdict, stages, used })
+        Ok(Built {
+            published,
+            verdict,
+            stages,
+            used,
+        })
     }
 
     fn timer(&self, stage: Stage, what: impl Into<String>) -> StageTimer {
@@ -63,16 +68,28 @@ impl Builder<'_> {
 
     async fn fetch(&self, stages: &mut Vec<StageTime>) -> Result<FetchedModel> {
         let model = &self.seen.model;
-        let timer = self.timer(Stage::Fetch, format!("{} {}", model.name(), model.version()));
-        let fetched = model::fetch(&self.pipeline.store, model, &self.pipeline.cache, &timer).await?;
-        stages.push(timer.finish(format!("{} files, {} bytes", model.files().len(), model.total_size())));
+        let timer = self.timer(
+            Stage::Fetch,
+            format!("{} {}", model.name(), model.version()),
+        );
+        let fetched =
+            model::fetch(&self.pipeline.store, model, &self.pipeline.cache, &timer).await?;
+        stages.push(timer.finish(format!(
+            "{} files, {} bytes",
+            model.files().len(),
+            model.total_size()
+        )));
         Ok(fetched)
     }
 
     async fn base(&self, stages: &mut Vec<StageTime>) -> Result<Base> {
         let timer = self.timer(Stage::Base, self.seen.base.describe());
         let tests = !self.pipeline.config.app.tests.is_empty();
-        let base = self.pipeline.base_maker().make(&self.seen.base, tests, &timer).await?;
+        let base = self
+            .pipeline
+            .base_maker()
+            .make(&self.seen.base, tests, &timer)
+            .await?;
         let size: u64 = base.image.layers().iter().map(Layer::len).sum();
         stages.push(timer.finish(format!("{}, {size} bytes", self.seen.base.describe())));
         Ok(base)
@@ -80,16 +97,27 @@ impl Builder<'_> {
 
     /// The model's layers, each read through once so that its digest can be asked for by HEAD.
     async fn model_layers(&self, fetched: &FetchedModel) -> Result<Vec<Layer>> {
-        let mount = self.pipeline.config.model.mount_point(self.seen.model.url());
+        let mount = self
+            .pipeline
+            .config
+            .model
+            .mount_point(self.seen.model.url());
         let mut known = Vec::new();
         for layer in fetched.layers(&mount)? {
             let measured = layer.measure().await;
-            known.push(measured.map_err(|e| Error::step(Stage::Assemble, self.seen.model.url(), e))?);
+            known.push(
+                measured.map_err(|e| Error::step(Stage::Assemble, self.seen.model.url(), e))?,
+            );
         }
         Ok(known)
     }
 
-    async fn test(&self, base: &Base, model_layers: &[Layer], stages: &mut Vec<StageTime>) -> Result<()> {
+    async fn test(
+        &self,
+        base: &Base,
+        model_layers: &[Layer],
+        stages: &mut Vec<StageTime>,
+    ) -> Result<()> {
         let app = &self.pipeline.config.app;
         if app.tests.is_empty() {
             return Ok(());
@@ -102,13 +130,23 @@ impl Builder<'_> {
         }
         let code = recipe::test_layer(&self.seen.source).await?;
         roots.push(self.pipeline.cache.unpacked(Stage::Test, &code).await?);
-        let suite = Suite { roots, app: app.name.clone(), command: app.tests.clone(), env: self.seen.settings.env.clone() };
+        let suite = Suite {
+            roots,
+            app: app.name.clone(),
+            command: app.tests.clone(),
+            env: self.seen.settings.env.clone(),
+        };
         let said = suite.run().await?;
         stages.push(timer.finish(said));
         Ok(())
     }
 
-    async fn assemble(&self, base: Base, model_layers: Vec<Layer>, stages: &mut Vec<StageTime>) -> Result<Assembled> {
+    async fn assemble(
+        &self,
+        base: Base,
+        model_layers: Vec<Layer>,
+        stages: &mut Vec<StageTime>,
+    ) -> Result<Assembled> {
         let timer = self.timer(Stage::Assemble, self.seen.key.short());
         let seen = self.seen;
         let roles = std::iter::repeat_n("base", base.image.layers().len())
@@ -125,18 +163,35 @@ impl Builder<'_> {
             inputs: &seen.inputs,
             model: &seen.model,
         };
-        let image = recipe::image(base.image, model_layers, seen.code.clone(), &seen.settings, &labels);
-        let sealed = image.seal().map_err(|e| Error::step(Stage::Assemble, seen.key.short(), e))?;
+        let image = recipe::image(
+            base.image,
+            model_layers,
+            seen.code.clone(),
+            &seen.settings,
+            &labels,
+        );
+        let sealed = image
+            .seal()
+            .map_err(|e| Error::step(Stage::Assemble, seen.key.short(), e))?;
         let size: u64 = sealed.layers.iter().map(Layer::len).sum();
         stages.push(timer.finish(format!(
             "{} layers, {size} bytes, {}",
             sealed.layers.len(),
             sealed.manifest_descriptor.digest()
         )));
-        Ok(Assembled { image, sealed, roots, roles })
+        Ok(Assembled {
+            image,
+            sealed,
+            roots,
+            roles,
+        })
     }
 
-    async fn smoke(&self, assembled: &Assembled, stages: &mut Vec<StageTime>) -> Result<SmokeVerdict> {
+    async fn smoke(
+        &self,
+        assembled: &Assembled,
+        stages: &mut Vec<StageTime>,
+    ) -> Result<SmokeVerdict> {
         let config = &self.pipeline.config;
         let image = assembled.sealed.manifest_descriptor.digest().to_string();
         let timer = self.timer(Stage::Smoke, &image);
@@ -148,21 +203,40 @@ impl Builder<'_> {
             workdir: "/app".to_owned(),
             port: self.seen.settings.port,
             readiness: &config.app.readiness,
-            timeout: config.smoke.timeout.map_or(READY_WITHIN, crate::config::Period::duration),
+            timeout: config
+                .smoke
+                .timeout
+                .map_or(READY_WITHIN, crate::config::Period::duration),
             golden: self.pipeline.golden.as_ref(),
         };
         let verdict = test.run().await?;
-        stages.push(timer.finish(format!("ready after {:.2} s in {}", verdict.ready_seconds, verdict.isolation)));
+        stages.push(timer.finish(format!(
+            "ready after {:.2} s in {}",
+            verdict.ready_seconds, verdict.isolation
+        )));
         Ok(verdict)
     }
 
     /// Moves the image by digest, then lets tags name it: it has passed its tests.
-    async fn publish(&self, assembled: &Assembled, stages: &mut Vec<StageTime>) -> Result<Published> {
+    async fn publish(
+        &self,
+        assembled: &Assembled,
+        stages: &mut Vec<StageTime>,
+    ) -> Result<Published> {
         let publisher = &self.pipeline.publisher;
         let timer = self.timer(Stage::Push, publisher.describe());
         let mut tags = vec![self.seen.key.tag()];
-        tags.extend(self.pipeline.config.registry.tags.iter().map(|tag| self.fill(tag)));
-        let mut published = publisher.publish(&assembled.image, &assembled.sealed, &tags, &timer).await?;
+        tags.extend(
+            self.pipeline
+                .config
+                .registry
+                .tags
+                .iter()
+                .map(|tag| self.fill(tag)),
+        );
+        let mut published = publisher
+            .publish(&assembled.image, &assembled.sealed, &tags, &timer)
+            .await?;
         for (layer, role) in published.layers.iter_mut().zip(&assembled.roles) {
             (*role).clone_into(&mut layer.role);
         }

@@ -8,8 +8,8 @@ use modelship_image_builder::{self as image_builder, Layer};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::error::{Error, ErrorKind, Result};
 use crate::Stage;
+use crate::error::{Error, ErrorKind, Result};
 
 /// The cache folder of one app's road.
 #[derive(Clone, Debug)]
@@ -19,7 +19,9 @@ pub(crate) struct Cache {
 
 impl Cache {
     pub(crate) fn new(root: &Path) -> Self {
-        Self { root: root.to_owned() }
+        Self {
+            root: root.to_owned(),
+        }
     }
 
     /// A folder of the cache, made where it is missing.
@@ -32,13 +34,20 @@ impl Cache {
     /// The root file system of one layer, unpacked once and kept by its diff_id.
     pub(crate) async fn unpacked(&self, stage: Stage, layer: &Layer) -> Result<PathBuf> {
         let id = layer.diff_id().ok_or_else(|| {
-            Error::new(ErrorKind::Invalid, stage, "layer", "its diff_id is not known yet")
+            Error::new(
+                ErrorKind::Invalid,
+                stage,
+                "layer",
+                "its diff_id is not known yet",
+            )
         })?;
         let folder = self.folder(stage, "rootfs")?;
         let target = folder.join(id.digest());
         if !target.is_dir() {
             let temporary = fresh_folder(stage, &folder)?;
-            image_builder::unpack(layer, temporary.path()).await.map_err(|e| Error::step(stage, &id, e))?;
+            image_builder::unpack(layer, temporary.path())
+                .await
+                .map_err(|e| Error::step(stage, &id, e))?;
             settle(stage, temporary, &target)?;
         }
         Ok(target)
@@ -48,7 +57,9 @@ impl Cache {
     /// is what the next most likely needs.
     pub(crate) fn keep_only(&self, used: &[PathBuf]) {
         for name in ["rootfs", "source", "models"] {
-            let Ok(entries) = fs::read_dir(self.root.join(name)) else { continue };
+            let Ok(entries) = fs::read_dir(self.root.join(name)) else {
+                continue;
+            };
             for entry in entries.flatten() {
                 let path = entry.path();
                 if !used.iter().any(|u| u.starts_with(&path)) {
@@ -63,7 +74,10 @@ impl Cache {
 /// A temporary folder inside `parent`, which later becomes an entry of it.
 pub(crate) fn fresh_folder(stage: Stage, parent: &Path) -> Result<tempfile::TempDir> {
     fs::create_dir_all(parent).map_err(|e| Error::io(stage, parent, e))?;
-    tempfile::Builder::new().prefix(".new-").tempdir_in(parent).map_err(|e| Error::io(stage, parent, e))
+    tempfile::Builder::new()
+        .prefix(".new-")
+        .tempdir_in(parent)
+        .map_err(|e| Error::io(stage, parent, e))
 }
 
 /// Moves a finished temporary folder to its name. Another run may have been faster: what is
@@ -104,7 +118,9 @@ pub(crate) fn write_file(stage: Stage, path: &Path, bytes: &[u8]) -> Result<()> 
     fs::create_dir_all(parent).map_err(io)?;
     let mut file = tempfile::NamedTempFile::new_in(parent).map_err(io)?;
     file.write_all(bytes).map_err(io)?;
-    file.as_file().set_permissions(fs::Permissions::from_mode(0o644)).map_err(io)?;
+    file.as_file()
+        .set_permissions(fs::Permissions::from_mode(0o644))
+        .map_err(io)?;
     file.as_file().sync_all().map_err(io)?;
     file.persist(path).map_err(|e| io(e.error))?;
     Ok(())

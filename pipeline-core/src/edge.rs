@@ -6,8 +6,8 @@ use modelship_image_builder::Platform;
 use modelship_model_store::StoreOptions;
 use modelship_registry::{Credentials, DockerConfig, Reference, RegistryOptions, Repository};
 
-use crate::error::{Error, ErrorKind, Result};
 use crate::Stage;
+use crate::error::{Error, ErrorKind, Result};
 
 /// What a run takes from its surroundings.
 #[derive(Clone, Debug)]
@@ -52,42 +52,74 @@ impl Edge {
     }
 
     pub(crate) fn platform(&self) -> Result<Platform> {
-        Platform::linux(self.debian_architecture()).map_err(|e| Error::step(Stage::Configure, &self.architecture, e))
+        Platform::linux(self.debian_architecture())
+            .map_err(|e| Error::step(Stage::Configure, &self.architecture, e))
     }
 
     /// The same platform, as the registry chooses from an index.
     pub(crate) fn platform_of_image(&self) -> Result<modelship_registry::Platform> {
-        let platform = serde_json::json!({"os": "linux", "architecture": self.debian_architecture()});
-        serde_json::from_value(platform)
-            .map_err(|e| Error::new(ErrorKind::Invalid, Stage::Configure, &self.architecture, e.to_string()))
+        let platform =
+            serde_json::json!({"os": "linux", "architecture": self.debian_architecture()});
+        serde_json::from_value(platform).map_err(|e| {
+            Error::new(
+                ErrorKind::Invalid,
+                Stage::Configure,
+                &self.architecture,
+                e.to_string(),
+            )
+        })
     }
 
     pub(crate) fn debian_architecture(&self) -> &'static str {
-        if self.architecture == "aarch64" { "arm64" } else { "amd64" }
+        if self.architecture == "aarch64" {
+            "arm64"
+        } else {
+            "amd64"
+        }
     }
 
     /// A repository with the credentials that the docker configuration has for its host.
-    pub(crate) async fn repository(&self, stage: Stage, name: &str, ca: Option<&[u8]>) -> Result<Repository> {
+    pub(crate) async fn repository(
+        &self,
+        stage: Stage,
+        name: &str,
+        ca: Option<&[u8]>,
+    ) -> Result<Repository> {
         let step = |e| Error::step(stage, name, e);
         let reference = parse(stage, name)?;
         let mut options = self.registry.clone();
         options.extra_ca_pem.extend(ca.map(<[u8]>::to_vec));
-        let credentials = Credentials::for_registry(&self.docker, reference.registry()).await.map_err(step)?;
+        let credentials = Credentials::for_registry(&self.docker, reference.registry())
+            .await
+            .map_err(step)?;
         Repository::from_reference(&reference, credentials, options).map_err(step)
     }
 
     /// The repository of an image's reference, and the tag or digest that it names there.
-    pub(crate) async fn repository_of(&self, stage: Stage, image: &str) -> Result<(Repository, String)> {
+    pub(crate) async fn repository_of(
+        &self,
+        stage: Stage,
+        image: &str,
+    ) -> Result<(Repository, String)> {
         let reference = parse(stage, image)?;
-        let version = reference.digest().or(reference.tag()).unwrap_or("latest").to_owned();
+        let version = reference
+            .digest()
+            .or(reference.tag())
+            .unwrap_or("latest")
+            .to_owned();
         Ok((self.repository(stage, image, None).await?, version))
     }
 }
 
 fn parse(stage: Stage, reference: &str) -> Result<Reference> {
     reference.parse().map_err(|e| {
-        Error::new(ErrorKind::Invalid, stage, reference, format!("is not an image's reference: {e}"))
-            .with_hint("write HOST/REPOSITORY, such as myregistry.azurecr.io/digits")
+        Error::new(
+            ErrorKind::Invalid,
+            stage,
+            reference,
+            format!("is not an image's reference: {e}"),
+        )
+        .with_hint("write HOST/REPOSITORY, such as myregistry.azurecr.io/digits")
     })
 }
 
@@ -101,12 +133,21 @@ fn actor(lookup: &impl Fn(&str) -> Option<String>) -> String {
 
 fn run_url(lookup: &impl Fn(&str) -> Option<String>) -> Option<String> {
     let azure = || {
-        let (server, project) = (lookup("SYSTEM_COLLECTIONURI")?, lookup("SYSTEM_TEAMPROJECT")?);
-        Some(format!("{server}{project}/_build/results?buildId={}", lookup("BUILD_BUILDID")?))
+        let (server, project) = (
+            lookup("SYSTEM_COLLECTIONURI")?,
+            lookup("SYSTEM_TEAMPROJECT")?,
+        );
+        Some(format!(
+            "{server}{project}/_build/results?buildId={}",
+            lookup("BUILD_BUILDID")?
+        ))
     };
     let github = || {
         let (server, repository) = (lookup("GITHUB_SERVER_URL")?, lookup("GITHUB_REPOSITORY")?);
-        Some(format!("{server}/{repository}/actions/runs/{}", lookup("GITHUB_RUN_ID")?))
+        Some(format!(
+            "{server}/{repository}/actions/runs/{}",
+            lookup("GITHUB_RUN_ID")?
+        ))
     };
     azure().or_else(github)
 }
@@ -125,7 +166,10 @@ mod tests {
             _ => None,
         };
         assert_eq!(actor(&lookup), "ada");
-        assert_eq!(run_url(&lookup).as_deref(), Some("https://git.invalid/a/b/actions/runs/7"));
+        assert_eq!(
+            run_url(&lookup).as_deref(),
+            Some("https://git.invalid/a/b/actions/runs/7")
+        );
         assert_eq!(actor(&|_: &str| None), "unknown");
     }
 }

@@ -123,26 +123,49 @@ pub(crate) struct StageTimer {
 impl StageTimer {
     /// Tells that `stage` begins with `what`.
     pub(crate) fn start(progress: &Progress, stage: Stage, what: impl Into<String>) -> Self {
-        progress(Event::Started { stage, what: what.into() });
-        Self { stage, progress: Arc::clone(progress), started: tokio::time::Instant::now() }
+        progress(Event::Started {
+            stage,
+            what: what.into(),
+        });
+        Self {
+            stage,
+            progress: Arc::clone(progress),
+            started: tokio::time::Instant::now(),
+        }
     }
 
     /// Tells a fact of this stage.
     pub(crate) fn note(&self, text: impl Into<String>) {
-        (self.progress)(Event::Note { stage: self.stage, text: text.into() });
+        (self.progress)(Event::Note {
+            stage: self.stage,
+            text: text.into(),
+        });
     }
 
     /// Tells bytes moved.
     pub(crate) fn bytes(&self, what: &str, done: u64, total: Option<u64>) {
-        (self.progress)(Event::Progress { stage: self.stage, what: what.to_owned(), done, total });
+        (self.progress)(Event::Progress {
+            stage: self.stage,
+            what: what.to_owned(),
+            done,
+            total,
+        });
     }
 
     /// Tells the end and returns what goes into the summary.
     pub(crate) fn finish(self, outcome: impl Into<String>) -> StageTime {
         let elapsed = self.started.elapsed();
         let outcome = outcome.into();
-        (self.progress)(Event::Finished { stage: self.stage, outcome: outcome.clone(), elapsed });
-        StageTime { stage: self.stage, outcome, seconds: elapsed.as_secs_f64() }
+        (self.progress)(Event::Finished {
+            stage: self.stage,
+            outcome: outcome.clone(),
+            elapsed,
+        });
+        StageTime {
+            stage: self.stage,
+            outcome,
+            seconds: elapsed.as_secs_f64(),
+        }
     }
 }
 

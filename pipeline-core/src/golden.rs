@@ -5,9 +5,9 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::Stage;
 use crate::error::{Error, ErrorKind, Result};
 use crate::http::Answer;
-use crate::Stage;
 
 /// A request and what its answer must hold.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -29,14 +29,26 @@ impl Golden {
     /// [`ErrorKind::NotFound`], [`ErrorKind::Io`] or [`ErrorKind::Invalid`], naming the file.
     pub fn load(path: &Path) -> Result<Self> {
         let text = std::fs::read(path).map_err(|e| {
-            Error::io(Stage::Configure, path, e).with_hint("set `request` in the [smoke] section to a file that exists")
+            Error::io(Stage::Configure, path, e)
+                .with_hint("set `request` in the [smoke] section to a file that exists")
         })?;
-        let golden: Self = serde_json::from_slice(&text)
-            .map_err(|e| Error::new(ErrorKind::Invalid, Stage::Configure, path.display(), e.to_string())
-                .with_hint("the file holds {\"path\": \"/score\", \"request\": …, \"expect\": {…}}"))?;
+        let golden: Self = serde_json::from_slice(&text).map_err(|e| {
+            Error::new(
+                ErrorKind::Invalid,
+                Stage::Configure,
+                path.display(),
+                e.to_string(),
+            )
+            .with_hint("the file holds {\"path\": \"/score\", \"request\": …, \"expect\": {…}}")
+        })?;
         if golden.expect.is_empty() {
-            return Err(Error::new(ErrorKind::Invalid, Stage::Configure, path.display(), "`expect` is empty, so the check could not fail")
-                .with_hint("name at least one key of the answer and its value"));
+            return Err(Error::new(
+                ErrorKind::Invalid,
+                Stage::Configure,
+                path.display(),
+                "`expect` is empty, so the check could not fail",
+            )
+            .with_hint("name at least one key of the answer and its value"));
         }
         Ok(golden)
     }
@@ -44,15 +56,36 @@ impl Golden {
     /// What is wrong with `answer`, or its parsed body.
     pub(crate) fn judge(&self, answer: &Answer) -> Result<Value, String> {
         if answer.status != 200 {
-            return Err(format!("{} answered {}: {}", self.path, answer.status, answer.excerpt()));
+            return Err(format!(
+                "{} answered {}: {}",
+                self.path,
+                answer.status,
+                answer.excerpt()
+            ));
         }
-        let body: Value = serde_json::from_slice(&answer.body)
-            .map_err(|e| format!("{} did not answer JSON ({e}): {}", self.path, answer.excerpt()))?;
+        let body: Value = serde_json::from_slice(&answer.body).map_err(|e| {
+            format!(
+                "{} did not answer JSON ({e}): {}",
+                self.path,
+                answer.excerpt()
+            )
+        })?;
         for (key, wanted) in &self.expect {
             match body.get(key) {
                 Some(found) if agrees(wanted, found) => {}
-                Some(found) => return Err(format!("{} answered {key} = {found}, expected {wanted}", self.path)),
-                None => return Err(format!("{} answered without `{key}`: {}", self.path, answer.excerpt())),
+                Some(found) => {
+                    return Err(format!(
+                        "{} answered {key} = {found}, expected {wanted}",
+                        self.path
+                    ));
+                }
+                None => {
+                    return Err(format!(
+                        "{} answered without `{key}`: {}",
+                        self.path,
+                        answer.excerpt()
+                    ));
+                }
             }
         }
         Ok(body)
@@ -70,7 +103,9 @@ fn agrees(wanted: &Value, found: &Value) -> bool {
             w.len() == f.len() && w.iter().zip(f).all(|(w, f)| agrees(w, f))
         }
         (Value::Object(w), Value::Object(f)) => {
-            w.len() == f.len() && w.iter().all(|(k, w)| f.get(k).is_some_and(|f| agrees(w, f)))
+            w.len() == f.len()
+                && w.iter()
+                    .all(|(k, w)| f.get(k).is_some_and(|f| agrees(w, f)))
         }
         _ => wanted == found,
     }
@@ -82,15 +117,31 @@ mod tests {
     use serde_json::json;
 
     fn judged(expect: Value, status: u16, body: &str) -> Result<Value, String> {
-        let Value::Object(expect) = expect else { panic!("an object") };
-        let golden = Golden { path: "/score".into(), request: json!({}), expect };
-        golden.judge(&Answer { status, body: body.to_owned().into() })
+        let Value::Object(expect) = expect else {
+            panic!("an object")
+        };
+        let golden = Golden {
+            path: "/score".into(),
+            request: json!({}),
+            expect,
+        };
+        golden.judge(&Answer {
+            status,
+            body: body.to_owned().into(),
+        })
     }
 
     #[test]
     fn the_right_answer_passes() {
         let body = r#"{"predictions": [1, 5], "probability": 0.99981, "more": true}"#;
-        assert!(judged(json!({"predictions": [1, 5], "probability": 0.9999}), 200, body).is_ok());
+        assert!(
+            judged(
+                json!({"predictions": [1, 5], "probability": 0.9999}),
+                200,
+                body
+            )
+            .is_ok()
+        );
     }
 
     #[test]

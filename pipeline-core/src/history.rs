@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::Stage;
 use crate::cache;
 use crate::error::{Error, ErrorKind, Result};
 use crate::release::Release;
-use crate::Stage;
 
 /// As many releases are kept.
 const KEPT: usize = 10;
@@ -27,7 +27,9 @@ pub(crate) struct History {
 
 impl History {
     pub(crate) fn new(state: &Path, app: &str) -> Self {
-        Self { path: state.join("releases").join(format!("{app}.json")) }
+        Self {
+            path: state.join("releases").join(format!("{app}.json")),
+        }
     }
 
     fn read(&self) -> Result<Vec<Entry>> {
@@ -35,8 +37,13 @@ impl History {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
             Err(e) => Err(Error::io(Stage::Record, &self.path, e)),
             Ok(text) => serde_json::from_slice(&text).map_err(|e| {
-                Error::new(ErrorKind::Invalid, Stage::Record, self.path.display(), e.to_string())
-                    .with_hint("the record is damaged; remove it to start a new history")
+                Error::new(
+                    ErrorKind::Invalid,
+                    Stage::Record,
+                    self.path.display(),
+                    e.to_string(),
+                )
+                .with_hint("the record is damaged; remove it to start a new history")
             }),
         }
     }
@@ -49,7 +56,9 @@ impl History {
     /// Makes `entry` current. A release that is repeated replaces its record.
     pub(crate) fn add(&self, entry: Entry) -> Result<()> {
         let mut all = self.read()?;
-        all.retain(|e| e.release.key != entry.release.key || e.release.shape != entry.release.shape);
+        all.retain(|e| {
+            e.release.key != entry.release.key || e.release.shape != entry.release.shape
+        });
         all.push(entry);
         let surplus = all.len().saturating_sub(KEPT);
         cache::write_json(Stage::Record, &self.path, &all[surplus..].to_vec())
@@ -60,8 +69,13 @@ impl History {
         let mut all = self.read()?;
         all.pop();
         let Some(previous) = all.last().cloned() else {
-            return Err(Error::new(ErrorKind::NotFound, Stage::Rollback, self.path.display(), "there is no earlier release")
-                .with_hint("a rollback needs two releases; `modelship status` says what runs"));
+            return Err(Error::new(
+                ErrorKind::NotFound,
+                Stage::Rollback,
+                self.path.display(),
+                "there is no earlier release",
+            )
+            .with_hint("a rollback needs two releases; `modelship status` says what runs"));
         };
         cache::write_json(Stage::Record, &self.path, &all)?;
         Ok(previous)

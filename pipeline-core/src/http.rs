@@ -47,8 +47,12 @@ async fn exchange(
     path: &str,
     json: Option<&serde_json::Value>,
 ) -> Result<Answer, BoxError> {
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    let request = Request::builder().uri(path).header("host", host).header("connection", "close");
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let request = Request::builder()
+        .uri(path)
+        .header("host", host)
+        .header("connection", "close");
     let request = match json {
         None => request.method("GET").body(Full::new(Bytes::new())),
         Some(value) => request
@@ -59,7 +63,10 @@ async fn exchange(
     let exchange = async {
         let response = sender.send_request(request).await?;
         let status = response.status().as_u16();
-        let body = Limited::new(response.into_body(), LARGEST_ANSWER).collect().await?.to_bytes();
+        let body = Limited::new(response.into_body(), LARGEST_ANSWER)
+            .collect()
+            .await?
+            .to_bytes();
         Ok::<_, BoxError>(Answer { status, body })
     };
     // The connection has to be driven beside the exchange; both end with this future.

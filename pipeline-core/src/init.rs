@@ -19,11 +19,16 @@ pub struct Found {
 impl Found {
     /// Looks at `folder`.
     pub fn look(folder: &Path) -> Self {
-        let name = folder.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        let name = folder
+            .file_name()
+            .map(|n| n.to_string_lossy().into_owned())
+            .unwrap_or_default();
         Self {
             name: dns_label(&name),
             git: folder.join(".git").exists(),
-            golden: Some("smoke/score.json").filter(|p| folder.join(p).is_file()).map(str::to_owned),
+            golden: Some("smoke/score.json")
+                .filter(|p| folder.join(p).is_file())
+                .map(str::to_owned),
             tests: folder.join("tests").is_dir(),
         }
     }
@@ -34,11 +39,21 @@ fn dns_label(name: &str) -> String {
     let label: String = name
         .to_lowercase()
         .chars()
-        .map(|c| if c.is_ascii_lowercase() || c.is_ascii_digit() { c } else { '-' })
+        .map(|c| {
+            if c.is_ascii_lowercase() || c.is_ascii_digit() {
+                c
+            } else {
+                '-'
+            }
+        })
         .take(63)
         .collect();
     let label = label.trim_matches(|c: char| c == '-' || c.is_ascii_digit());
-    if label.is_empty() { "app".to_owned() } else { label.to_owned() }
+    if label.is_empty() {
+        "app".to_owned()
+    } else {
+        label.to_owned()
+    }
 }
 
 /// The text of a configuration for what was found.
@@ -125,7 +140,12 @@ mod tests {
     fn what_init_writes_is_a_valid_configuration() {
         for git in [false, true] {
             for golden in [None, Some("smoke/score.json".to_owned())] {
-                let found = Found { name: "digits".into(), git, golden: golden.clone(), tests: git };
+                let found = Found {
+                    name: "digits".into(),
+                    git,
+                    golden: golden.clone(),
+                    tests: git,
+                };
                 let config = Config::parse(&init(&found), "modelship.toml").unwrap();
                 assert_eq!(config.app.name, "digits");
                 assert_eq!(config.app.repository.is_some(), git);
@@ -137,13 +157,24 @@ mod tests {
     /// Whoever removes a `# ` in front of a key must get what the comment promises.
     #[test]
     fn every_commented_key_is_a_real_key() {
-        let text = init(&Found { name: "digits".into(), git: true, golden: None, tests: true });
+        let text = init(&Found {
+            name: "digits".into(),
+            git: true,
+            golden: None,
+            tests: true,
+        });
         let exclusive = ["image =", "repository = \"my", "kubeconfig ="];
         let opened: String = text
             .lines()
             .map(|line| match line.strip_prefix("# ") {
-                Some(key) if key.contains(" = ") && key.starts_with(|c: char| c.is_ascii_lowercase()) => {
-                    if exclusive.iter().any(|e| key.starts_with(e)) { line } else { key }
+                Some(key)
+                    if key.contains(" = ") && key.starts_with(|c: char| c.is_ascii_lowercase()) =>
+                {
+                    if exclusive.iter().any(|e| key.starts_with(e)) {
+                        line
+                    } else {
+                        key
+                    }
                 }
                 _ => line,
             })
@@ -156,7 +187,12 @@ mod tests {
 
     #[test]
     fn any_folder_name_becomes_a_label() {
-        for (name, label) in [("Digits App", "digits-app"), ("9lives", "lives"), ("___", "app"), ("a_b.c", "a-b-c")] {
+        for (name, label) in [
+            ("Digits App", "digits-app"),
+            ("9lives", "lives"),
+            ("___", "app"),
+            ("a_b.c", "a-b-c"),
+        ] {
             assert_eq!(dns_label(name), label);
         }
     }

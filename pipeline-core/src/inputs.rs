@@ -97,8 +97,24 @@ mod tests {
     use proptest::prelude::*;
 
     fn inputs(fields: [String; 7]) -> Inputs {
-        let [base, app, revision, model_name, model_version, model, config] = fields;
-        Inputs { base, app, revision, model_name, model_version, model, config }
+        let [
+            base,
+            app,
+            revision,
+            model_name,
+            model_version,
+            model,
+            config,
+        ] = fields;
+        Inputs {
+            base,
+            app,
+            revision,
+            model_name,
+            model_version,
+            model,
+            config,
+        }
     }
 
     proptest! {
@@ -115,10 +131,16 @@ mod tests {
 
     #[test]
     fn the_key_of_known_inputs_never_changes_unseen() {
-        let key = inputs(["base", "app", "rev", "digits", "1.0.0", "model", "config"].map(String::from)).key();
+        let key =
+            inputs(["base", "app", "rev", "digits", "1.0.0", "model", "config"].map(String::from))
+                .key();
         assert_eq!(key.as_str().len(), 64);
         assert_eq!(key.tag(), format!("key-{}", &key.as_str()[..32]));
-        assert_eq!(key.short(), GOLDEN, "raise LAYER_FORMAT on purpose, then change this line");
+        assert_eq!(
+            key.short(),
+            GOLDEN,
+            "raise LAYER_FORMAT on purpose, then change this line"
+        );
     }
 
     const GOLDEN: &str = "000000000000";

@@ -9,10 +9,10 @@ use modelship_image_builder::{Content, Layer, Tree};
 use modelship_model_store::{ModelStore, ModelVersion};
 use tokio::io::AsyncWriteExt as _;
 
+use crate::Stage;
 use crate::cache::{self, Cache};
 use crate::error::{Error, Result};
 use crate::event::StageTimer;
-use crate::Stage;
 
 /// A model file at least this large has a layer of its own: it moves and is cached by itself.
 const OWN_LAYER: u64 = 32 * 1024 * 1024;
@@ -52,7 +52,10 @@ pub(crate) async fn fetch(
         }
         cache::settle(Stage::Fetch, temporary, &folder)?;
     }
-    Ok(FetchedModel { folder, version: model.clone() })
+    Ok(FetchedModel {
+        folder,
+        version: model.clone(),
+    })
 }
 
 async fn copy(
@@ -84,7 +87,12 @@ fn stream_error(model: &ModelVersion, name: &str, error: crate::BoxError) -> Err
     let object = format!("{} {name}", model.url());
     match error.downcast::<modelship_model_store::Error>() {
         Ok(own) => Error::step(Stage::Fetch, object, *own),
-        Err(other) => Error::new(crate::ErrorKind::Step, Stage::Fetch, object, other.to_string()),
+        Err(other) => Error::new(
+            crate::ErrorKind::Step,
+            Stage::Fetch,
+            object,
+            other.to_string(),
+        ),
     }
 }
 
@@ -114,7 +122,14 @@ impl FetchedModel {
         if !bundle.is_empty() {
             layers.insert(0, Layer::tree(bundle).map_err(step)?);
         }
-        let history = format!("modelship model {} {}", self.version.name(), self.version.version());
-        Ok(layers.into_iter().map(|l| l.with_history(&history)).collect())
+        let history = format!(
+            "modelship model {} {}",
+            self.version.name(),
+            self.version.version()
+        );
+        Ok(layers
+            .into_iter()
+            .map(|l| l.with_history(&history))
+            .collect())
     }
 }

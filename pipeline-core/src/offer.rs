@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use modelship_model_store::{self as model_store, ModelRef, ModelStore, ModelVersion, PublishOptions};
+use modelship_model_store::{
+    self as model_store, ModelRef, ModelStore, ModelVersion, PublishOptions,
+};
 
 use crate::config::Config;
 use crate::edge::Edge;
@@ -33,8 +35,16 @@ pub async fn publish_model(
             timer.bytes(&path, done, Some(total));
         }
     };
-    let model = store.publish(folder, version, PublishOptions::default(), &moved).await.map_err(step)?;
-    timer.finish(format!("{} {} {}", model.name(), model.version(), model.tree_digest()));
+    let model = store
+        .publish(folder, version, PublishOptions::default(), &moved)
+        .await
+        .map_err(step)?;
+    timer.finish(format!(
+        "{} {} {}",
+        model.name(),
+        model.version(),
+        model.tree_digest()
+    ));
     Ok(model)
 }
 
@@ -44,8 +54,13 @@ pub async fn publish_model(
 /// [`ErrorKind::Invalid`] for a name that is none.
 pub fn model_url(root: &str, name: &str) -> Result<String> {
     if name.is_empty() || name.contains(['/', '@', '?', '#']) {
-        return Err(Error::new(ErrorKind::Invalid, Stage::Publish, format!("model `{name}`"), "is not a model's name")
-            .with_hint("a model's name is one path segment, such as digits"));
+        return Err(Error::new(
+            ErrorKind::Invalid,
+            Stage::Publish,
+            format!("model `{name}`"),
+            "is not a model's name",
+        )
+        .with_hint("a model's name is one path segment, such as digits"));
     }
     Ok(format!("{}/{name}", root.trim_end_matches('/')))
 }
@@ -69,10 +84,19 @@ pub fn sibling_model_url(config: &Config, name: &str) -> Result<String> {
 pub fn write_init(path: &Path) -> Result<PathBuf> {
     let path = std::path::absolute(path).map_err(|e| Error::io(Stage::Configure, path, e))?;
     if path.exists() {
-        return Err(Error::new(ErrorKind::Invalid, Stage::Configure, path.display(), "exists already and is kept")
-            .with_hint("name another file with `-c FILE`, or remove this one"));
+        return Err(Error::new(
+            ErrorKind::Invalid,
+            Stage::Configure,
+            path.display(),
+            "exists already and is kept",
+        )
+        .with_hint("name another file with `-c FILE`, or remove this one"));
     }
     let folder = path.parent().unwrap_or(Path::new("/"));
-    cache::write_file(Stage::Configure, &path, init(&Found::look(folder)).as_bytes())?;
+    cache::write_file(
+        Stage::Configure,
+        &path,
+        init(&Found::look(folder)).as_bytes(),
+    )?;
     Ok(path)
 }

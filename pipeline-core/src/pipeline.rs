@@ -95,7 +95,12 @@ impl Pipeline {
         Ok(Self {
             publisher: Publisher::from_config(config, &edge).await?,
             target: Target::from_config(config, &edge).await?,
-            golden: config.smoke.request.as_deref().map(Golden::load).transpose()?,
+            golden: config
+                .smoke
+                .request
+                .as_deref()
+                .map(Golden::load)
+                .transpose()?,
             cache: Cache::new(&config.state.join("cache")),
             config: config.clone(),
             progress: silent(),
@@ -172,11 +177,24 @@ impl Pipeline {
 
     /// Looks at source, model, base, published image and live release.
     pub(crate) async fn observe(&self) -> Result<Observation> {
-        let timer = StageTimer::start(&self.progress, Stage::Observe, "code, model, base and what is live");
+        let timer = StageTimer::start(
+            &self.progress,
+            Stage::Observe,
+            "code, model, base and what is live",
+        );
         let app = &self.config.app;
         let step = |e| Error::step(Stage::Observe, &self.reference, e);
-        let model = self.store.resolve(&self.reference.selector).await.map_err(step)?;
-        timer.note(format!("model {} {}: {}", model.name(), model.version(), model.policy()));
+        let model = self
+            .store
+            .resolve(&self.reference.selector)
+            .await
+            .map_err(step)?;
+        timer.note(format!(
+            "model {} {}: {}",
+            model.name(),
+            model.version(),
+            model.policy()
+        ));
         let source = Source::take(app, &self.cache.folder(Stage::Observe, "source")?)?;
         let code = recipe::code_layer(&source).await?;
         let revision = recipe::revision(&source, &code);
@@ -188,7 +206,18 @@ impl Pipeline {
         let key = inputs.key();
         let image = self.publisher.find(&key.tag()).await?;
         let time = timer.finish(format!("release key {}", key.short()));
-        Ok(Observation { source, code, model, base, settings, inputs, key, image, state, time })
+        Ok(Observation {
+            source,
+            code,
+            model,
+            base,
+            settings,
+            inputs,
+            key,
+            image,
+            state,
+            time,
+        })
     }
 
     fn decide(&self, seen: &Observation, trigger: &Trigger) -> Plan {
@@ -196,17 +225,27 @@ impl Pipeline {
         let observed = Observed {
             image: seen.image.as_ref().map(|i| i.digest().to_string()),
             live: seen.state.live.clone(),
-            rolled_back: !trigger.retries() && seen.state.failed.iter().any(|k| k == seen.key.as_str()),
+            rolled_back: !trigger.retries()
+                && seen.state.failed.iter().any(|k| k == seen.key.as_str()),
         };
         plan(&desired, &observed)
     }
 
     pub(crate) fn base_maker(&self) -> BaseMaker<'_> {
-        BaseMaker { config: &self.config.base, edge: &self.edge, cache: &self.cache }
+        BaseMaker {
+            config: &self.config.base,
+            edge: &self.edge,
+            cache: &self.cache,
+        }
     }
 
     async fn build(&self, seen: &Observation) -> Result<Built> {
-        Builder { pipeline: self, seen }.build().await
+        Builder {
+            pipeline: self,
+            seen,
+        }
+        .build()
+        .await
     }
 
     async fn finish(
@@ -229,7 +268,12 @@ impl Pipeline {
                 image
             }
             None => seen.image.ok_or_else(|| {
-                Error::new(ErrorKind::NotFound, Stage::Plan, seen.key.short(), "its image is gone")
+                Error::new(
+                    ErrorKind::NotFound,
+                    Stage::Plan,
+                    seen.key.short(),
+                    "its image is gone",
+                )
             })?,
         };
         self.roll_out(&mut release, &image).await?;
@@ -240,7 +284,10 @@ impl Pipeline {
     async fn roll_out(&self, release: &mut Release, image: &PinnedReference) -> Result<()> {
         let timer = StageTimer::start(&self.progress, Stage::Rollout, self.target.describe());
         let spec = target::app_spec(&self.config, image, release)?;
-        let outcome = self.target.release(&spec, release, &self.config.deploy.namespace, &timer).await?;
+        let outcome = self
+            .target
+            .release(&spec, release, &self.config.deploy.namespace, &timer)
+            .await?;
         release.stages.push(timer.finish(outcome));
         Ok(())
     }
@@ -252,7 +299,11 @@ impl Pipeline {
             inputs: seen.inputs.clone(),
             model_url: seen.model.url().to_string(),
             source: seen.source.origin.clone(),
-            image: seen.image.as_ref().map(ToString::to_string).unwrap_or_default(),
+            image: seen
+                .image
+                .as_ref()
+                .map(ToString::to_string)
+                .unwrap_or_default(),
             layers: Vec::new(),
             verdict: None,
             target: self.target.describe(),
@@ -266,7 +317,14 @@ impl Pipeline {
 
     fn quarantined(&self, seen: &Observation) -> Error {
         let object = format!("{} {}", self.config.app.name, seen.key.short());
-        Error::new(ErrorKind::RolloutFailed, Stage::Plan, object, "this very release failed before and was rolled back")
-            .with_hint("change the code or the model, or run with `--retry` to try the same release again")
+        Error::new(
+            ErrorKind::RolloutFailed,
+            Stage::Plan,
+            object,
+            "this very release failed before and was rolled back",
+        )
+        .with_hint(
+            "change the code or the model, or run with `--retry` to try the same release again",
+        )
     }
 }

@@ -80,7 +80,9 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
     match &observed.image {
         Some(image) if serving && live.is_some_and(|l| &l.image == image) => Plan::Unchanged,
         _ if observed.rolled_back => Plan::Quarantined,
-        Some(image) => Plan::Rollout { image: image.clone() },
+        Some(image) => Plan::Rollout {
+            image: image.clone(),
+        },
         None => Plan::Build,
     }
 }
@@ -120,12 +122,22 @@ mod tests {
         for live in &lives {
             for image in [None, Some("img".to_owned())] {
                 for rolled_back in [false, true] {
-                    let observed = Observed { image: image.clone(), live: live.clone(), rolled_back };
-                    let same = live.as_ref() == Some(&Live::new(key(1), "shape".into(), "img".into()));
+                    let observed = Observed {
+                        image: image.clone(),
+                        live: live.clone(),
+                        rolled_back,
+                    };
+                    let same =
+                        live.as_ref() == Some(&Live::new(key(1), "shape".into(), "img".into()));
                     let (expected, at) = match &image {
                         Some(_) if same => (Plan::Unchanged, 0),
                         _ if rolled_back => (Plan::Quarantined, 1),
-                        Some(image) => (Plan::Rollout { image: image.clone() }, 2),
+                        Some(image) => (
+                            Plan::Rollout {
+                                image: image.clone(),
+                            },
+                            2,
+                        ),
                         None => (Plan::Build, 3),
                     };
                     assert_eq!(plan(&desired, &observed), expected, "{observed:?}");

@@ -7,12 +7,12 @@ use std::sync::Mutex;
 use modelship_image_builder::{self as image_builder, Image, Layer, MediaType, Sealed, layout};
 use modelship_registry::{self as registry, Blob, PinnedReference, Repository};
 
+use crate::Stage;
 use crate::config::Config;
 use crate::edge::Edge;
 use crate::error::{BoxError, Error, ErrorKind, Result};
 use crate::event::StageTimer;
 use crate::release::LayerRecord;
-use crate::Stage;
 
 /// Where images go.
 #[derive(Clone, Debug)]
@@ -38,16 +38,25 @@ impl Publisher {
                 let ca = match &config.registry.ca {
                     None => None,
                     Some(path) => Some(std::fs::read(path).map_err(|e| {
-                        Error::io(Stage::Configure, path, e)
-                            .with_hint("set `ca` in the [registry] section to a PEM file that can be read")
+                        Error::io(Stage::Configure, path, e).with_hint(
+                            "set `ca` in the [registry] section to a PEM file that can be read",
+                        )
                     })?),
                 };
-                edge.repository(Stage::Push, name, ca.as_deref()).await.map(Self::Registry)
+                edge.repository(Stage::Push, name, ca.as_deref())
+                    .await
+                    .map(Self::Registry)
             }
-            (None, Some(folder)) => {
-                Ok(Self::Layout { folder: folder.clone(), name: format!("localhost/{}", config.app.name) })
-            }
-            (None, None) => Err(Error::new(ErrorKind::Invalid, Stage::Configure, "registry", "names no target")),
+            (None, Some(folder)) => Ok(Self::Layout {
+                folder: folder.clone(),
+                name: format!("localhost/{}", config.app.name),
+            }),
+            (None, None) => Err(Error::new(
+                ErrorKind::Invalid,
+                Stage::Configure,
+                "registry",
+                "names no target",
+            )),
         }
     }
 
@@ -62,9 +71,10 @@ impl Publisher {
     /// The image that `tag` names, where it exists.
     pub(crate) async fn find(&self, tag: &str) -> Result<Option<PinnedReference>> {
         match self {
-            Self::Registry(repository) => {
-                repository.resolve(tag).await.map_err(|e| Error::step(Stage::Observe, repository.name(), e))
-            }
+            Self::Registry(repository) => repository
+                .resolve(tag)
+                .await
+                .map_err(|e| Error::step(Stage::Observe, repository.name(), e)),
             Self::Layout { folder, name } => {
                 if !folder.join("index.json").is_file() {
                     return Ok(None);
@@ -72,7 +82,9 @@ impl Publisher {
                 let step = |e| Error::step(Stage::Observe, folder.display(), e);
                 let all = layout::references(folder).await.map_err(step)?;
                 let found = all.into_iter().find(|(name, _)| name == tag);
-                found.map(|(_, d)| pinned(name, d.digest().as_ref())).transpose()
+                found
+                    .map(|(_, d)| pinned(name, d.digest().as_ref()))
+                    .transpose()
             }
         }
     }
@@ -90,7 +102,8 @@ impl Publisher {
             Self::Registry(repository) => {
                 let pinned = push_registry(repository, sealed, &moved, timer).await?;
                 for tag in tags {
-                    let step = |e| Error::step(Stage::Push, format!("{}:{tag}", repository.name()), e);
+                    let step =
+                        |e| Error::step(Stage::Push, format!("{}:{tag}", repository.name()), e);
                     repository.tag(&pinned, tag).await.map_err(step)?;
                 }
                 pinned
@@ -100,7 +113,10 @@ impl Publisher {
                 pinned(name, sealed.manifest_descriptor.digest().as_ref())?
             }
         };
-        Ok(Published { pinned, layers: moved.records(&sealed.layers) })
+        Ok(Published {
+            pinned,
+            layers: moved.records(&sealed.layers),
+        })
     }
 }
 
@@ -113,7 +129,12 @@ async fn write_layout(
     timer: &StageTimer,
 ) -> Result<()> {
     let progress = |event: image_builder::Event| {
-        if let image_builder::Event::Moved { object, done, total } = event {
+        if let image_builder::Event::Moved {
+            object,
+            done,
+            total,
+        } = event
+        {
             timer.bytes(&object, done, Some(total));
             moved.add(&object, done);
         }
@@ -140,7 +161,9 @@ async fn push_registry(
             timer.bytes(what, done, Some(total));
         }
         registry::Event::Uploaded { digest, sent, .. } => moved.add(digest.as_ref(), sent),
-        registry::Event::Retrying { attempt, reason, .. } => timer.note(format!("try {attempt} failed: {reason}")),
+        registry::Event::Retrying {
+            attempt, reason, ..
+        } => timer.note(format!("try {attempt} failed: {reason}")),
         _ => {}
     };
     let (manifest, config) = (sealed.manifest.clone(), sealed.config.clone());
@@ -152,21 +175,36 @@ async fn push_registry(
             config_media_type: MediaType::ImageConfig.to_string(),
         })
     };
-    repository.push_image(blobs, seal, &progress).await.map_err(|e| Error::step(Stage::Push, repository.name(), e))
+    repository
+        .push_image(blobs, seal, &progress)
+        .await
+        .map_err(|e| Error::step(Stage::Push, repository.name(), e))
 }
 
 /// A layer as the registry takes it: media type, length, digest, and how to read it.
 fn blob(layer: &Layer) -> Result<Blob> {
     let descriptor = layer.descriptor().ok_or_else(|| {
-        Error::new(ErrorKind::Invalid, Stage::Push, "layer", "its digest is not known yet")
+        Error::new(
+            ErrorKind::Invalid,
+            Stage::Push,
+            "layer",
+            "its digest is not known yet",
+        )
     })?;
     let source = layer.clone();
-    let blob = Blob::new(descriptor.media_type().to_string(), layer.len(), move |from| source.open(from));
+    let blob = Blob::new(
+        descriptor.media_type().to_string(),
+        layer.len(),
+        move |from| source.open(from),
+    );
     Ok(blob.with_digest(descriptor.digest().clone()))
 }
 
 fn digest_of(layer: &Layer) -> String {
-    layer.descriptor().map(|d| d.digest().to_string()).unwrap_or_default()
+    layer
+        .descriptor()
+        .map(|d| d.digest().to_string())
+        .unwrap_or_default()
 }
 
 fn pinned(name: &str, digest: &str) -> Result<PinnedReference> {
@@ -180,17 +218,28 @@ struct Moved(Mutex<BTreeMap<String, u64>>);
 
 impl Moved {
     fn add(&self, what: &str, done: u64) {
-        let mut all = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut all = self
+            .0
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         let seen = all.entry(what.to_owned()).or_default();
         *seen = (*seen).max(done);
     }
 
     fn records(&self, layers: &[Layer]) -> Vec<LayerRecord> {
-        let all = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let all = self
+            .0
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         let record = |layer: &Layer| {
             let digest = digest_of(layer);
             let moved = all.get(&digest).copied().unwrap_or(0);
-            LayerRecord { role: String::new(), digest, size: layer.len(), moved }
+            LayerRecord {
+                role: String::new(),
+                digest,
+                size: layer.len(),
+                moved,
+            }
         };
         layers.iter().map(record).collect()
     }

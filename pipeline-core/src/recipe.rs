@@ -4,12 +4,12 @@ use modelship_image_builder::{Image, Layer, Tree, TreeOptions};
 use modelship_model_store::{ModelVersion, Scheme};
 use sha2::{Digest as _, Sha256};
 
+use crate::Stage;
 use crate::config::{AppConfig, Config};
 use crate::error::{Error, Result};
 use crate::inputs::{Inputs, ReleaseKey};
 use crate::smoke::USER;
 use crate::source::Source;
-use crate::Stage;
 
 /// Where the code lies in the image.
 const APP: &str = "/app";
@@ -21,7 +21,11 @@ const APP: &str = "/app";
 pub(crate) async fn code_layer(source: &Source) -> Result<Layer> {
     let step = |e| Error::step(Stage::Observe, source.folder.display(), e);
     let layer = Layer::directory(APP, &source.folder).map_err(step)?;
-    Ok(layer.measure().await.map_err(step)?.with_history("modelship code"))
+    Ok(layer
+        .measure()
+        .await
+        .map_err(step)?
+        .with_history("modelship code"))
 }
 
 /// The whole app folder, tests included, as the test suite sees it.
@@ -30,7 +34,11 @@ pub(crate) async fn test_layer(source: &Source) -> Result<Layer> {
     let mut options = TreeOptions::default();
     options.no_ignore_file = true;
     let tree = Tree::from_dir(APP, &source.folder, &options).map_err(step)?;
-    Layer::tree(tree).map_err(step)?.measure().await.map_err(step)
+    Layer::tree(tree)
+        .map_err(step)?
+        .measure()
+        .await
+        .map_err(step)
 }
 
 /// How the app is run: the same in the tests, in the smoke test and in the image's configuration.
@@ -46,7 +54,10 @@ impl RunSettings {
     pub(crate) fn new(app: &AppConfig, revision: &str, model: &ModelVersion, mount: &str) -> Self {
         let mut env: std::collections::BTreeMap<String, String> = app.env.clone();
         for (name, value) in [
-            ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
+            (
+                "PATH",
+                "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            ),
             ("LANG", "C.UTF-8"),
             // The root file system is read-only in the cluster, so bytecode could not be kept anyway.
             ("PYTHONDONTWRITEBYTECODE", "1"),
@@ -57,9 +68,14 @@ impl RunSettings {
             ("MODELSHIP_MODEL_VERSION", model.version()),
             ("MODELSHIP_MODEL_DIGEST", model.tree_digest()),
         ] {
-            env.entry(name.to_owned()).or_insert_with(|| value.to_owned());
+            env.entry(name.to_owned())
+                .or_insert_with(|| value.to_owned());
         }
-        Self { command: app.command.clone(), env: env.into_iter().collect(), port: app.port }
+        Self {
+            command: app.command.clone(),
+            env: env.into_iter().collect(),
+            port: app.port,
+        }
     }
 
     /// The digest of these settings, for the release key.
@@ -77,7 +93,13 @@ pub(crate) fn sha256(bytes: &[u8]) -> String {
 }
 
 /// What decides the image's bytes, gathered.
-pub(crate) fn inputs(base: &str, code: &Layer, revision: &str, model: &ModelVersion, settings: &RunSettings) -> Inputs {
+pub(crate) fn inputs(
+    base: &str,
+    code: &Layer,
+    revision: &str,
+    model: &ModelVersion,
+    settings: &RunSettings,
+) -> Inputs {
     Inputs {
         base: base.to_owned(),
         app: code.diff_id().map(|d| d.to_string()).unwrap_or_default(),
@@ -92,7 +114,10 @@ pub(crate) fn inputs(base: &str, code: &Layer, revision: &str, model: &ModelVers
 /// The revision that a release names: the commit, or the digest of the files where there is none.
 pub(crate) fn revision(source: &Source, code: &Layer) -> String {
     source.commit.clone().unwrap_or_else(|| {
-        let digest = code.diff_id().map(|d| d.digest().to_owned()).unwrap_or_default();
+        let digest = code
+            .diff_id()
+            .map(|d| d.digest().to_owned())
+            .unwrap_or_default();
         format!("tree-{}", &digest[..digest.len().min(40)])
     })
 }
@@ -105,7 +130,10 @@ pub(crate) fn image(
     settings: &RunSettings,
     labels: &Labels<'_>,
 ) -> Image {
-    let image = model_layers.into_iter().chain([code]).fold(base, Image::with_layer);
+    let image = model_layers
+        .into_iter()
+        .chain([code])
+        .fold(base, Image::with_layer);
     let image = image.with_config(|c| {
         for (name, value) in &settings.env {
             c.env(name, value);
@@ -116,7 +144,12 @@ pub(crate) fn image(
             .expose(settings.port)
             .stop_signal("SIGTERM")
     });
-    labels.pairs().into_iter().fold(image, |image, (key, value)| image.with_annotation(key, value))
+    labels
+        .pairs()
+        .into_iter()
+        .fold(image, |image, (key, value)| {
+            image.with_annotation(key, value)
+        })
 }
 
 /// What the manifest says of its origin (image-spec, annotations.md, and our own keys).
@@ -130,18 +163,42 @@ pub(crate) struct Labels<'a> {
 impl Labels<'_> {
     fn pairs(&self) -> Vec<(&'static str, String)> {
         let mut pairs = vec![
-            ("org.opencontainers.image.title", self.config.app.name.clone()),
-            ("org.opencontainers.image.revision", self.inputs.revision.clone()),
-            ("org.opencontainers.image.version", self.inputs.model_version.clone()),
-            ("org.opencontainers.image.base.digest", self.inputs.base.clone()),
+            (
+                "org.opencontainers.image.title",
+                self.config.app.name.clone(),
+            ),
+            (
+                "org.opencontainers.image.revision",
+                self.inputs.revision.clone(),
+            ),
+            (
+                "org.opencontainers.image.version",
+                self.inputs.model_version.clone(),
+            ),
+            (
+                "org.opencontainers.image.base.digest",
+                self.inputs.base.clone(),
+            ),
             (KEY_ANNOTATION, self.key.to_string()),
-            ("modelship.github.io/model.name", self.inputs.model_name.clone()),
-            ("modelship.github.io/model.version", self.inputs.model_version.clone()),
-            ("modelship.github.io/model.digest", self.inputs.model.clone()),
+            (
+                "modelship.github.io/model.name",
+                self.inputs.model_name.clone(),
+            ),
+            (
+                "modelship.github.io/model.version",
+                self.inputs.model_version.clone(),
+            ),
+            (
+                "modelship.github.io/model.digest",
+                self.inputs.model.clone(),
+            ),
         ];
         // A path of this machine would make the image depend on where it was built.
         if matches!(self.model.url().scheme(), Scheme::Azure | Scheme::S3) {
-            pairs.push(("modelship.github.io/model.uri", self.model.url().to_string()));
+            pairs.push((
+                "modelship.github.io/model.uri",
+                self.model.url().to_string(),
+            ));
         }
         pairs
     }

@@ -69,13 +69,21 @@ impl std::fmt::Display for Release {
             "{} {}: code {}, model {} {}, image {}",
             self.app,
             self.key.short(),
-            &self.inputs.revision.get(..12).unwrap_or(&self.inputs.revision),
+            &self
+                .inputs
+                .revision
+                .get(..12)
+                .unwrap_or(&self.inputs.revision),
             self.inputs.model_name,
             self.inputs.model_version,
             self.image
         )?;
         if f.alternate() {
-            write!(f, "\n  model   {}\n  source  {}\n  target  {}", self.model_url, self.source, self.target)?;
+            write!(
+                f,
+                "\n  model   {}\n  source  {}\n  target  {}",
+                self.model_url, self.source, self.target
+            )?;
             if let Some(address) = &self.address {
                 write!(f, "\n  address {address}")?;
             }

@@ -42,7 +42,14 @@ impl PlanReport {
             steps.extend(build_steps(pipeline, seen)?);
         }
         if matches!(plan, Plan::Build | Plan::Rollout { .. }) {
-            steps.push(step(format!("roll out {} to {}", pipeline.config.app.name, pipeline.target.describe()), None));
+            steps.push(step(
+                format!(
+                    "roll out {} to {}",
+                    pipeline.config.app.name,
+                    pipeline.target.describe()
+                ),
+                None,
+            ));
         }
         Ok(Self {
             plan,
@@ -60,18 +67,39 @@ fn step(what: String, bytes: Option<u64>) -> PlannedStep {
 
 fn build_steps(pipeline: &Pipeline, seen: &Observation) -> Result<Vec<PlannedStep>> {
     let model = &seen.model;
-    let fetch = if model::is_cached(model, &pipeline.cache)? { 0 } else { model.total_size() };
+    let fetch = if model::is_cached(model, &pipeline.cache)? {
+        0
+    } else {
+        model.total_size()
+    };
     let mut steps = vec![
-        step(format!("fetch model {} {} ({} files)", model.name(), model.version(), model.files().len()), Some(fetch)),
-        step(format!("make base from {}", seen.base.describe()), seen.base.download_size()),
+        step(
+            format!(
+                "fetch model {} {} ({} files)",
+                model.name(),
+                model.version(),
+                model.files().len()
+            ),
+            Some(fetch),
+        ),
+        step(
+            format!("make base from {}", seen.base.describe()),
+            seen.base.download_size(),
+        ),
     ];
     if !pipeline.config.app.tests.is_empty() {
-        steps.push(step(format!("run {}", pipeline.config.app.tests.join(" ")), None));
+        steps.push(step(
+            format!("run {}", pipeline.config.app.tests.join(" ")),
+            None,
+        ));
     }
     steps.push(step("run the image and ask it".to_owned(), None));
     let push = model.total_size() + seen.code.len();
     steps.push(step(
-        format!("push model, code and what is missing of the base to {}", pipeline.publisher.describe()),
+        format!(
+            "push model, code and what is missing of the base to {}",
+            pipeline.publisher.describe()
+        ),
         Some(push),
     ));
     Ok(steps)
@@ -100,12 +128,18 @@ impl Status {
         let detail = match &pipeline.target {
             Target::Cluster { deployer, name } => {
                 let status = deployer.status(&app).await;
-                let status = status.map_err(|e| crate::Error::step(crate::Stage::Observe, name, e))?;
+                let status =
+                    status.map_err(|e| crate::Error::step(crate::Stage::Observe, name, e))?;
                 status.map(|s| lines(&s)).unwrap_or_default()
             }
             Target::Manifests { history, .. } => history
                 .current()?
-                .map(|e| format!("{:#}", e.release).lines().map(|l| l.trim().to_owned()).collect())
+                .map(|e| {
+                    format!("{:#}", e.release)
+                        .lines()
+                        .map(|l| l.trim().to_owned())
+                        .collect()
+                })
                 .unwrap_or_default(),
         };
         Ok(Self {
@@ -120,9 +154,23 @@ impl Status {
 
 fn lines(status: &modelship_deployer::AppStatus) -> Vec<String> {
     let replicas = &status.replicas;
-    let mut lines = vec![format!("{} of {} replicas ready, {} available", replicas.ready, replicas.desired, replicas.available)];
+    let mut lines = vec![format!(
+        "{} of {} replicas ready, {} available",
+        replicas.ready, replicas.desired, replicas.available
+    )];
     lines.extend(status.address.as_ref().map(|a| format!("address {a}")));
-    lines.extend(status.last.as_ref().map(|r| format!("last release {}: {:?}, begun {}", r.number, r.state, r.started)));
-    lines.extend(status.annotations.iter().filter(|(k, _)| k.starts_with("modelship.")).map(|(k, v)| format!("{k} {v}")));
+    lines.extend(status.last.as_ref().map(|r| {
+        format!(
+            "last release {}: {:?}, begun {}",
+            r.number, r.state, r.started
+        )
+    }));
+    lines.extend(
+        status
+            .annotations
+            .iter()
+            .filter(|(k, _)| k.starts_with("modelship."))
+            .map(|(k, v)| format!("{k} {v}")),
+    );
     lines
 }

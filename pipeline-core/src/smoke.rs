@@ -8,10 +8,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::time::Instant;
 
+use crate::Stage;
 use crate::error::{Error, ErrorKind, Result};
 use crate::golden::Golden;
 use crate::http;
-use crate::Stage;
 
 /// What is run and what it must do.
 pub(crate) struct SmokeTest<'a> {
@@ -77,7 +77,10 @@ impl SmokeTest<'_> {
             Some(golden) => Some(self.score(&mut process, golden).await?),
         };
         let isolation = process.rung().to_string();
-        let stopped = process.stop(GRACE).await.map_err(|e| Error::step(Stage::Smoke, &self.image, e))?;
+        let stopped = process
+            .stop(GRACE)
+            .await
+            .map_err(|e| Error::step(Stage::Smoke, &self.image, e))?;
         Ok(SmokeVerdict {
             isolation,
             ready_seconds,
@@ -90,16 +93,38 @@ impl SmokeTest<'_> {
     async fn wait_ready(&self, process: &mut Process, started: Instant) -> Result<()> {
         let mut last = "nothing answered yet".to_owned();
         loop {
-            if let Some(exit) = process.try_exit().map_err(|e| Error::step(Stage::Smoke, &self.image, e))? {
-                return Err(self.failed(process, format!("the app ended with {} before it was ready", exit)));
+            if let Some(exit) = process
+                .try_exit()
+                .map_err(|e| Error::step(Stage::Smoke, &self.image, e))?
+            {
+                return Err(self.failed(
+                    process,
+                    format!("the app ended with {} before it was ready", exit),
+                ));
             }
             match self.request(process, self.readiness, None).await {
                 Ok(answer) if answer.status == 200 => return Ok(()),
-                Ok(answer) => last = format!("{} answered {}: {}", self.readiness, answer.status, answer.excerpt()),
-                Err(problem) => last = if last.contains("answered") { last } else { problem },
+                Ok(answer) => {
+                    last = format!(
+                        "{} answered {}: {}",
+                        self.readiness,
+                        answer.status,
+                        answer.excerpt()
+                    )
+                }
+                Err(problem) => {
+                    last = if last.contains("answered") {
+                        last
+                    } else {
+                        problem
+                    }
+                }
             }
             if started.elapsed() > self.timeout {
-                let text = format!("the app was not ready after {} s: {last}", self.timeout.as_secs());
+                let text = format!(
+                    "the app was not ready after {} s: {last}",
+                    self.timeout.as_secs()
+                );
                 return Err(self.failed(process, text));
             }
             tokio::time::sleep(POLL).await;
@@ -107,22 +132,39 @@ impl SmokeTest<'_> {
     }
 
     async fn score(&self, process: &mut Process, golden: &Golden) -> Result<Value> {
-        let judged = match self.request(process, &golden.path, Some(&golden.request)).await {
+        let judged = match self
+            .request(process, &golden.path, Some(&golden.request))
+            .await
+        {
             Ok(answer) => golden.judge(&answer),
             Err(problem) => Err(format!("{} did not answer: {problem}", golden.path)),
         };
         judged.map_err(|problem| self.failed(process, problem))
     }
 
-    async fn request(&self, process: &Process, path: &str, json: Option<&Value>) -> Result<http::Answer, String> {
-        let stream = process.connect(self.port).await.map_err(|e| format!("port {}: {e}", self.port))?;
-        http::ask(stream, "localhost", path, json, ONE_REQUEST).await.map_err(|e| e.to_string())
+    async fn request(
+        &self,
+        process: &Process,
+        path: &str,
+        json: Option<&Value>,
+    ) -> Result<http::Answer, String> {
+        let stream = process
+            .connect(self.port)
+            .await
+            .map_err(|e| format!("port {}: {e}", self.port))?;
+        http::ask(stream, "localhost", path, json, ONE_REQUEST)
+            .await
+            .map_err(|e| e.to_string())
     }
 
     fn failed(&self, process: &Process, text: String) -> Error {
         let log = process.logs().to_string();
         let log = log.trim();
-        let detail = if log.is_empty() { text } else { format!("{text}; its last output:\n{}", tail(log, 25)) };
+        let detail = if log.is_empty() {
+            text
+        } else {
+            format!("{text}; its last output:\n{}", tail(log, 25))
+        };
         Error::new(ErrorKind::TestsFailed, Stage::Smoke, &self.image, detail).with_hint(format!(
             "the app must listen on port {} and answer 200 on {}; nothing was pushed",
             self.port, self.readiness
@@ -147,6 +189,7 @@ pub(crate) trait WithEnvironment {
 
 impl WithEnvironment for Sandbox {
     fn with_environment(self, env: &[(String, String)]) -> Self {
-        env.iter().fold(self, |sandbox, (name, value)| sandbox.env(name, value))
+        env.iter()
+            .fold(self, |sandbox, (name, value)| sandbox.env(name, value))
     }
 }

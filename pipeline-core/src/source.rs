@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 
 use gix::bstr::ByteSlice as _;
 
+use crate::Stage;
 use crate::config::AppConfig;
 use crate::error::{BoxError, Error, ErrorKind, Result};
-use crate::Stage;
 
 /// The app's code at one revision, as files on this machine.
 #[derive(Clone, Debug)]
@@ -43,18 +43,28 @@ impl Source {
 
     fn folder(path: &Path) -> Result<Self> {
         if !path.is_dir() {
-            return Err(Error::new(ErrorKind::NotFound, Stage::Observe, path.display(), "the app's folder does not exist")
-                .with_hint("set `path` in the [app] section to the folder of the app"));
+            return Err(Error::new(
+                ErrorKind::NotFound,
+                Stage::Observe,
+                path.display(),
+                "the app's folder does not exist",
+            )
+            .with_hint("set `path` in the [app] section to the folder of the app"));
         }
-        Ok(Self { commit: None, folder: path.to_owned(), origin: path.display().to_string() })
+        Ok(Self {
+            commit: None,
+            folder: path.to_owned(),
+            origin: path.display().to_string(),
+        })
     }
 
     fn commit(app: &AppConfig, repository: &Path, cache: &Path) -> Result<Self> {
         let repo = open(repository)?;
         let object = format!("{} {}", repository.display(), app.branch);
         let missing = |e: BoxError| {
-            Error::new(ErrorKind::NotFound, Stage::Observe, &object, e.to_string())
-                .with_hint("set `branch` in the [app] section to a branch, tag or commit that exists")
+            Error::new(ErrorKind::NotFound, Stage::Observe, &object, e.to_string()).with_hint(
+                "set `branch` in the [app] section to a branch, tag or commit that exists",
+            )
         };
         let commit = repo
             .rev_parse_single(app.branch.as_str())
@@ -75,7 +85,11 @@ impl Source {
             check_out(&tree, &target, &object)?;
         }
         let origin = format!("{}@{id}", repository.display());
-        Ok(Self { commit: Some(id), folder: target, origin })
+        Ok(Self {
+            commit: Some(id),
+            folder: target,
+            origin,
+        })
     }
 }
 
@@ -84,7 +98,9 @@ impl Source {
 /// # Errors
 /// As [`Source::take`].
 pub(crate) fn head(app: &AppConfig) -> Result<Option<String>> {
-    let Some(repository) = &app.repository else { return Ok(None) };
+    let Some(repository) = &app.repository else {
+        return Ok(None);
+    };
     let repo = open(repository)?;
     let id = repo.rev_parse_single(app.branch.as_str()).map_err(|e| {
         let object = format!("{} {}", repository.display(), app.branch);
@@ -95,8 +111,13 @@ pub(crate) fn head(app: &AppConfig) -> Result<Option<String>> {
 
 fn open(repository: &Path) -> Result<gix::Repository> {
     gix::open(repository).map_err(|e| {
-        Error::new(ErrorKind::NotFound, Stage::Observe, repository.display(), e.to_string())
-            .with_hint("set `repository` in the [app] section to a git repository on this machine")
+        Error::new(
+            ErrorKind::NotFound,
+            Stage::Observe,
+            repository.display(),
+            e.to_string(),
+        )
+        .with_hint("set `repository` in the [app] section to a git repository on this machine")
     })
 }
 
@@ -136,29 +157,49 @@ const DEEPEST: usize = 64;
 fn write_tree(tree: &gix::Tree<'_>, target: &Path, object: &str, depth: usize) -> Result<()> {
     let invalid = |detail: String| Error::new(ErrorKind::Invalid, Stage::Observe, object, detail);
     if depth > DEEPEST {
-        return Err(invalid(format!("folders are nested more than {DEEPEST} deep")));
+        return Err(invalid(format!(
+            "folders are nested more than {DEEPEST} deep"
+        )));
     }
     for entry in tree.iter() {
         let entry = entry.map_err(|e| invalid(e.to_string()))?;
-        let name = entry.filename().to_str().map_err(|e| invalid(format!("a file name is not UTF-8: {e}")))?;
-        if name.is_empty() || name == "." || name == ".." || name.contains(['/', '\0']) || name.eq_ignore_ascii_case(".git") {
-            return Err(invalid(format!("the file name `{}` is not safe to check out", name.escape_debug())));
+        let name = entry
+            .filename()
+            .to_str()
+            .map_err(|e| invalid(format!("a file name is not UTF-8: {e}")))?;
+        if name.is_empty()
+            || name == "."
+            || name == ".."
+            || name.contains(['/', '\0'])
+            || name.eq_ignore_ascii_case(".git")
+        {
+            return Err(invalid(format!(
+                "the file name `{}` is not safe to check out",
+                name.escape_debug()
+            )));
         }
         let path = target.join(name);
         let io = |e: std::io::Error| Error::io(Stage::Observe, &path, e);
-        let found = entry.object().map_err(|e| invalid(format!("{name}: {e}")))?;
+        let found = entry
+            .object()
+            .map_err(|e| invalid(format!("{name}: {e}")))?;
         let mode = entry.mode();
         if mode.is_tree() {
             fs::create_dir(&path).map_err(io)?;
             write_tree(&found.into_tree(), &path, object, depth + 1)?;
         } else if mode.is_link() {
-            let link = found.data.to_str().map_err(|_| invalid(format!("the link {name} is not UTF-8")))?;
+            let link = found
+                .data
+                .to_str()
+                .map_err(|_| invalid(format!("the link {name} is not UTF-8")))?;
             std::os::unix::fs::symlink(link, &path).map_err(io)?;
         } else if mode.is_blob() {
             write_file(&path, &found.data, mode.is_executable()).map_err(io)?;
         } else {
-            return Err(invalid(format!("`{name}` is a submodule, which is not supported"))
-                .with_hint("vendor the submodule's files, or name a folder without it"));
+            return Err(
+                invalid(format!("`{name}` is a submodule, which is not supported"))
+                    .with_hint("vendor the submodule's files, or name a folder without it"),
+            );
         }
     }
     Ok(())
@@ -167,5 +208,10 @@ fn write_tree(tree: &gix::Tree<'_>, target: &Path, object: &str, depth: usize) -
 fn write_file(path: &Path, data: &[u8], executable: bool) -> std::io::Result<()> {
     use std::os::unix::fs::OpenOptionsExt as _;
     let mode = if executable { 0o755 } else { 0o644 };
-    fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?.write_all(data)
+    fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(path)?
+        .write_all(data)
 }

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use modelship_sandbox::{Exit, Sandbox};
 
+use crate::Stage;
 use crate::error::{Error, ErrorKind, Result};
 use crate::smoke::{USER, WithEnvironment as _, tail};
-use crate::Stage;
 
 /// A suite that runs longer than this is stopped.
 const LONGEST: Duration = Duration::from_secs(15 * 60);
@@ -37,16 +37,36 @@ impl Suite {
             .await
             .map_err(step)?;
         let Ok(exit) = tokio::time::timeout(LONGEST, process.wait()).await else {
-            let text = format!("the tests were still running after {} minutes and were stopped", LONGEST.as_secs() / 60);
-            return Err(Error::new(ErrorKind::TestsFailed, Stage::Test, &self.app, text));
+            let text = format!(
+                "the tests were still running after {} minutes and were stopped",
+                LONGEST.as_secs() / 60
+            );
+            return Err(Error::new(
+                ErrorKind::TestsFailed,
+                Stage::Test,
+                &self.app,
+                text,
+            ));
         };
         let exit = exit.map_err(step)?;
         let log = process.logs().to_string();
         if exit == Exit::Code(0) {
-            return Ok(log.lines().rev().map(str::trim).find(|l| !l.is_empty()).unwrap_or("passed").to_owned());
+            return Ok(log
+                .lines()
+                .rev()
+                .map(str::trim)
+                .find(|l| !l.is_empty())
+                .unwrap_or("passed")
+                .to_owned());
         }
-        let detail = format!("the app's own tests ended with {}:\n{}", exit, tail(log.trim(), 40));
-        Err(Error::new(ErrorKind::TestsFailed, Stage::Test, &self.app, detail)
-            .with_hint("mend the app or its tests; nothing was built or pushed"))
+        let detail = format!(
+            "the app's own tests ended with {}:\n{}",
+            exit,
+            tail(log.trim(), 40)
+        );
+        Err(
+            Error::new(ErrorKind::TestsFailed, Stage::Test, &self.app, detail)
+                .with_hint("mend the app or its tests; nothing was built or pushed"),
+        )
     }
 }

@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use modelship_deployer::{self as deployer, AppSpec, Deployer, Outcome, ReleaseRecord, ReleaseState};
+use modelship_deployer::{
+    self as deployer, AppSpec, Deployer, Outcome, ReleaseRecord, ReleaseState,
+};
 use modelship_registry::PinnedReference;
 
 use crate::cache;
@@ -25,7 +27,10 @@ const SHAPE_ANNOTATION: &str = "modelship.github.io/shape";
 #[derive(Clone, Debug)]
 pub(crate) enum Target {
     /// A namespace of a cluster.
-    Cluster { deployer: Arc<Deployer>, name: String },
+    Cluster {
+        deployer: Arc<Deployer>,
+        name: String,
+    },
     /// A directory of manifests, with a history beside the other records of this folder.
     Manifests { folder: PathBuf, history: History },
 }
@@ -44,19 +49,31 @@ impl Target {
         let deploy = &config.deploy;
         match (&deploy.kubeconfig, &deploy.manifests) {
             (Some(path), _) => {
-                let deployer = Deployer::from_kubeconfig(path, deploy.context.as_deref(), &deploy.namespace)
-                    .await
-                    .map_err(|e| Error::step(Stage::Configure, path.display(), e))?
-                    .with_clock(clock(edge.now))
-                    .with_holder(format!("modelship {}", edge.actor));
+                let deployer =
+                    Deployer::from_kubeconfig(path, deploy.context.as_deref(), &deploy.namespace)
+                        .await
+                        .map_err(|e| Error::step(Stage::Configure, path.display(), e))?
+                        .with_clock(clock(edge.now))
+                        .with_holder(format!("modelship {}", edge.actor));
                 let name = format!("namespace {} of {}", deploy.namespace, path.display());
-                Ok(Self::Cluster { deployer: Arc::new(deployer), name })
+                Ok(Self::Cluster {
+                    deployer: Arc::new(deployer),
+                    name,
+                })
             }
             (None, Some(folder)) => {
                 let history = History::new(&config.state, &config.app.name);
-                Ok(Self::Manifests { folder: folder.clone(), history })
+                Ok(Self::Manifests {
+                    folder: folder.clone(),
+                    history,
+                })
             }
-            (None, None) => Err(Error::new(ErrorKind::Invalid, Stage::Configure, "deploy", "names no target")),
+            (None, None) => Err(Error::new(
+                ErrorKind::Invalid,
+                Stage::Configure,
+                "deploy",
+                "names no target",
+            )),
         }
     }
 
@@ -72,19 +89,39 @@ impl Target {
     pub(crate) async fn observe(&self, app: &str) -> Result<TargetState> {
         match self {
             Self::Cluster { deployer, name } => {
-                let status = deployer.status(app).await.map_err(|e| Error::step(Stage::Observe, name, e))?;
+                let status = deployer
+                    .status(app)
+                    .await
+                    .map_err(|e| Error::step(Stage::Observe, name, e))?;
                 Ok(status.map(|s| state_of(&s)).unwrap_or_default())
             }
             Self::Manifests { folder, history } => {
-                let live = history.current()?.filter(|e| manifest_file(folder, app).is_file() && e.is_written(folder, app));
-                let live = live.map(|e| Live::new(e.release.key.clone(), e.release.shape.clone(), digest_of(&e.release.image)));
-                Ok(TargetState { live, failed: Vec::new() })
+                let live = history
+                    .current()?
+                    .filter(|e| manifest_file(folder, app).is_file() && e.is_written(folder, app));
+                let live = live.map(|e| {
+                    Live::new(
+                        e.release.key.clone(),
+                        e.release.shape.clone(),
+                        digest_of(&e.release.image),
+                    )
+                });
+                Ok(TargetState {
+                    live,
+                    failed: Vec::new(),
+                })
             }
         }
     }
 
     /// Brings `release` to its users, or leaves everything as it was.
-    pub(crate) async fn release(&self, spec: &AppSpec, release: &Release, namespace: &str, timer: &StageTimer) -> Result<String> {
+    pub(crate) async fn release(
+        &self,
+        spec: &AppSpec,
+        release: &Release,
+        namespace: &str,
+        timer: &StageTimer,
+    ) -> Result<String> {
         match self {
             Self::Cluster { deployer, name } => {
                 let record = record_of(release);
@@ -96,11 +133,19 @@ impl Target {
                 judge(&outcome, Stage::Rollout, &release.app)
             }
             Self::Manifests { folder, history } => {
-                let objects = deployer::render(spec, namespace).map_err(|e| Error::step(Stage::Rollout, &release.app, e))?;
-                let entry = Entry { release: release.clone(), manifests: deployer::to_yaml(&objects) };
+                let objects = deployer::render(spec, namespace)
+                    .map_err(|e| Error::step(Stage::Rollout, &release.app, e))?;
+                let entry = Entry {
+                    release: release.clone(),
+                    manifests: deployer::to_yaml(&objects),
+                };
                 entry.write(folder)?;
                 history.add(entry)?;
-                Ok(format!("{} objects written to {}", objects.len(), manifest_file(folder, &release.app).display()))
+                Ok(format!(
+                    "{} objects written to {}",
+                    objects.len(),
+                    manifest_file(folder, &release.app).display()
+                ))
             }
         }
     }
@@ -110,8 +155,10 @@ impl Target {
         match self {
             Self::Cluster { deployer, name } => {
                 let progress = |event: deployer::Event| timer.note(words(&event));
-                let outcome =
-                    deployer.rollback(app, &progress).await.map_err(|e| Error::step(Stage::Rollback, name, e))?;
+                let outcome = deployer
+                    .rollback(app, &progress)
+                    .await
+                    .map_err(|e| Error::step(Stage::Rollback, name, e))?;
                 judge(&outcome, Stage::Rollback, app)
             }
             Self::Manifests { folder, history } => {
@@ -130,36 +177,59 @@ pub(crate) fn manifest_file(folder: &Path, app: &str) -> PathBuf {
 
 impl Entry {
     fn write(&self, folder: &Path) -> Result<()> {
-        cache::write_file(Stage::Rollout, &manifest_file(folder, &self.release.app), self.manifests.as_bytes())
+        cache::write_file(
+            Stage::Rollout,
+            &manifest_file(folder, &self.release.app),
+            self.manifests.as_bytes(),
+        )
     }
 
     fn is_written(&self, folder: &Path, app: &str) -> bool {
-        std::fs::read(manifest_file(folder, app)).is_ok_and(|text| text == self.manifests.as_bytes())
+        std::fs::read(manifest_file(folder, app))
+            .is_ok_and(|text| text == self.manifests.as_bytes())
     }
 }
 
 /// `sha256:…` of a pinned reference.
 pub(crate) fn digest_of(pinned: &str) -> String {
-    pinned.rsplit_once('@').map_or(pinned, |(_, digest)| digest).to_owned()
+    pinned
+        .rsplit_once('@')
+        .map_or(pinned, |(_, digest)| digest)
+        .to_owned()
 }
 
 fn state_of(status: &deployer::AppStatus) -> TargetState {
     let annotation = |key: &str| status.annotations.get(key).cloned();
-    let serving = status.replicas.desired > 0 && status.replicas.available >= status.replicas.desired;
+    let serving =
+        status.replicas.desired > 0 && status.replicas.available >= status.replicas.desired;
     let live = match (annotation(KEY_ANNOTATION), annotation(SHAPE_ANNOTATION)) {
-        (Some(key), Some(shape)) if serving => {
-            Some(Live::new(ReleaseKey::from_text(key), shape, digest_of(&status.image)))
-        }
+        (Some(key), Some(shape)) if serving => Some(Live::new(
+            ReleaseKey::from_text(key),
+            shape,
+            digest_of(&status.image),
+        )),
         _ => None,
     };
-    let failed = status.last.iter().filter(|r| matches!(r.state, ReleaseState::RolledBack | ReleaseState::RollbackFailed));
-    TargetState { live, failed: failed.map(|r| r.record.release_key.clone()).collect() }
+    let failed = status.last.iter().filter(|r| {
+        matches!(
+            r.state,
+            ReleaseState::RolledBack | ReleaseState::RollbackFailed
+        )
+    });
+    TargetState {
+        live,
+        failed: failed.map(|r| r.record.release_key.clone()).collect(),
+    }
 }
 
 fn record_of(release: &Release) -> ReleaseRecord {
     ReleaseRecord::new(release.key.as_str())
         .with_commit(&release.inputs.revision)
-        .with_model(&release.inputs.model_name, &release.inputs.model_version, &release.inputs.model)
+        .with_model(
+            &release.inputs.model_name,
+            &release.inputs.model_version,
+            &release.inputs.model,
+        )
         .with_who(&release.trigger)
         .with_note("app", &release.inputs.app)
         .with_note("base", &release.inputs.base)
@@ -172,18 +242,44 @@ fn judge(outcome: &Outcome, stage: Stage, app: &str) -> Result<String> {
         Err(Error::new(ErrorKind::RolloutFailed, stage, app, detail).with_hint(cause.hint()))
     };
     match outcome {
-        Outcome::Available { release, image, .. } => Ok(format!("release {release} serves {image}")),
-        Outcome::Unchanged { release, image, .. } => Ok(format!("release {release} was serving {image} already")),
-        Outcome::RolledBack { cause, evidence, to: Some(to), .. } => {
-            failed(cause, evidence, format!("release {to} serves again"))
+        Outcome::Available { release, image, .. } => {
+            Ok(format!("release {release} serves {image}"))
         }
-        Outcome::RolledBack { cause, evidence, to: None, .. } => {
-            failed(cause, evidence, "it was the first release and is scaled to zero".to_owned())
+        Outcome::Unchanged { release, image, .. } => {
+            Ok(format!("release {release} was serving {image} already"))
         }
-        Outcome::RollbackFailed { cause, evidence, reason, .. } => {
-            failed(cause, evidence, format!("and the rollback failed: {reason}"))
-        }
-        _ => Err(Error::new(ErrorKind::RolloutFailed, stage, app, "ended in a way that is not known here")),
+        Outcome::RolledBack {
+            cause,
+            evidence,
+            to: Some(to),
+            ..
+        } => failed(cause, evidence, format!("release {to} serves again")),
+        Outcome::RolledBack {
+            cause,
+            evidence,
+            to: None,
+            ..
+        } => failed(
+            cause,
+            evidence,
+            "it was the first release and is scaled to zero".to_owned(),
+        ),
+        Outcome::RollbackFailed {
+            cause,
+            evidence,
+            reason,
+            ..
+        } => failed(
+            cause,
+            evidence,
+            format!("and the rollback failed: {reason}"),
+        ),
+        _ => Err(Error::new(
+            ErrorKind::RolloutFailed,
+            stage,
+            app,
+            "ended in a way that is not known here",
+        )),
     }
 }
 
@@ -192,7 +288,11 @@ fn told(evidence: &deployer::Evidence) -> String {
     let mut text = String::new();
     for log in &evidence.logs {
         let run = if log.previous { ", the run before" } else { "" };
-        text.push_str(&format!("\nlog of {}{run}:\n{}", log.pod, smoke::tail(log.text.trim(), 20)));
+        text.push_str(&format!(
+            "\nlog of {}{run}:\n{}",
+            log.pod,
+            smoke::tail(log.text.trim(), 20)
+        ));
     }
     for event in &evidence.events {
         text.push_str(&format!("\nevent: {event}"));
@@ -205,7 +305,10 @@ fn words(event: &deployer::Event) -> String {
     match event {
         deployer::Event::Applied(object) => format!("applied {object}"),
         deployer::Event::Progress(p) => {
-            format!("{} of {} replicas updated, {} ready, {} available", p.updated, p.desired, p.ready, p.available)
+            format!(
+                "{} of {} replicas updated, {} ready, {} available",
+                p.updated, p.desired, p.ready, p.available
+            )
         }
         deployer::Event::Suspect(cause) => format!("suspect: {cause}"),
         deployer::Event::OutOfReach(why) => format!("the API server is out of reach: {why}"),
@@ -221,13 +324,19 @@ fn clock(now: fn() -> chrono::DateTime<chrono::Utc>) -> impl Fn() -> std::time::
 }
 
 /// The spec of a release: what is rendered, applied and watched.
-pub(crate) fn app_spec(config: &Config, image: &PinnedReference, release: &Release) -> Result<AppSpec> {
+pub(crate) fn app_spec(
+    config: &Config,
+    image: &PinnedReference,
+    release: &Release,
+) -> Result<AppSpec> {
     let step = |e| Error::step(Stage::Rollout, &release.app, e);
     let image = image.to_string().parse().map_err(step)?;
     let deploy = &config.deploy;
     let expose = match deploy.expose {
         Expose::ClusterIp => deployer::Expose::ClusterIp,
-        Expose::LoadBalancer => deployer::Expose::LoadBalancer { azure_dns_label: deploy.dns_label.clone() },
+        Expose::LoadBalancer => deployer::Expose::LoadBalancer {
+            azure_dns_label: deploy.dns_label.clone(),
+        },
     };
     let mut spec = AppSpec::flask(&release.app, image)
         .with_replicas(deploy.replicas)
@@ -238,7 +347,13 @@ pub(crate) fn app_spec(config: &Config, image: &PinnedReference, release: &Relea
         .with_annotation(KEY_ANNOTATION, release.key.as_str())
         .with_annotation(SHAPE_ANNOTATION, &release.shape)
         .with_annotation("modelship.github.io/revision", &release.inputs.revision)
-        .with_annotation("modelship.github.io/model", format!("{} {} {}", release.inputs.model_name, release.inputs.model_version, release.inputs.model));
+        .with_annotation(
+            "modelship.github.io/model",
+            format!(
+                "{} {} {}",
+                release.inputs.model_name, release.inputs.model_version, release.inputs.model
+            ),
+        );
     if let Some(secret) = &deploy.pull_secret {
         spec = spec.with_pull_secret(secret);
     }

@@ -70,8 +70,11 @@ impl Schedule {
     pub fn parse(cron: &str, zone: Option<&str>) -> Result<Self, String> {
         let zone = zone.unwrap_or("UTC");
         Ok(Self {
-            cron: Cron::from_str(cron).map_err(|e| format!("`{cron}` is not a cron expression: {e}"))?,
-            zone: zone.parse().map_err(|_| format!("`{zone}` is not an IANA time zone such as Europe/Berlin"))?,
+            cron: Cron::from_str(cron)
+                .map_err(|e| format!("`{cron}` is not a cron expression: {e}"))?,
+            zone: zone
+                .parse()
+                .map_err(|_| format!("`{zone}` is not an IANA time zone such as Europe/Berlin"))?,
         })
     }
 
@@ -90,16 +93,24 @@ impl Schedule {
     /// the clocks skips or repeats comes due once.
     pub fn next(&self, after: DateTime<Utc>) -> Option<DateTime<Utc>> {
         let local = after.with_timezone(&self.zone);
-        self.cron.find_next_occurrence(&local, false).ok().map(|next| next.with_timezone(&Utc))
+        self.cron
+            .find_next_occurrence(&local, false)
+            .ok()
+            .map(|next| next.with_timezone(&Utc))
     }
 }
 
 /// What is wrong with the schedule of a configuration.
 pub(crate) fn schedule_problem(watch: &WatchConfig) -> Option<(&'static str, String)> {
     if watch.schedule.is_none() && watch.timezone.is_some() {
-        return Some(("watch.timezone", "a time zone needs a `schedule`".to_owned()));
+        return Some((
+            "watch.timezone",
+            "a time zone needs a `schedule`".to_owned(),
+        ));
     }
-    Schedule::from_config(watch).err().map(|problem| ("watch.schedule", problem))
+    Schedule::from_config(watch)
+        .err()
+        .map(|problem| ("watch.schedule", problem))
 }
 
 #[cfg(test)]
@@ -114,9 +125,18 @@ mod tests {
     #[test]
     fn a_nightly_schedule_follows_its_time_zone() {
         let nightly = Schedule::parse("0 2 * * *", Some("Europe/Berlin")).unwrap();
-        assert_eq!(nightly.next(at("2026-01-10T12:00:00Z")), Some(at("2026-01-11T01:00:00Z")));
-        assert_eq!(nightly.next(at("2026-07-10T12:00:00Z")), Some(at("2026-07-11T00:00:00Z")));
-        assert_eq!(nightly.next(at("2026-07-11T00:00:00Z")), Some(at("2026-07-12T00:00:00Z")));
+        assert_eq!(
+            nightly.next(at("2026-01-10T12:00:00Z")),
+            Some(at("2026-01-11T01:00:00Z"))
+        );
+        assert_eq!(
+            nightly.next(at("2026-07-10T12:00:00Z")),
+            Some(at("2026-07-11T00:00:00Z"))
+        );
+        assert_eq!(
+            nightly.next(at("2026-07-11T00:00:00Z")),
+            Some(at("2026-07-12T00:00:00Z"))
+        );
     }
 
     #[test]
@@ -126,14 +146,25 @@ mod tests {
             let nightly = Schedule::parse("30 2 * * *", Some("Europe/Berlin")).unwrap();
             let first = nightly.next(at(day)).unwrap();
             let second = nightly.next(first).unwrap();
-            assert!(second - first > chrono::TimeDelta::hours(12), "{first} {second}");
+            assert!(
+                second - first > chrono::TimeDelta::hours(12),
+                "{first} {second}"
+            );
         }
     }
 
     #[test]
     fn nonsense_is_refused_in_words() {
-        assert!(Schedule::parse("every night", None).unwrap_err().contains("cron"));
-        assert!(Schedule::parse("0 2 * * *", Some("Nowhere")).unwrap_err().contains("IANA"));
+        assert!(
+            Schedule::parse("every night", None)
+                .unwrap_err()
+                .contains("cron")
+        );
+        assert!(
+            Schedule::parse("0 2 * * *", Some("Nowhere"))
+                .unwrap_err()
+                .contains("IANA")
+        );
     }
 
     proptest! {

@@ -5,12 +5,12 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use modelship_model_store::Seen;
 
+use crate::Stage;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::pipeline::{Pipeline, Run};
 use crate::source;
 use crate::trigger::{Schedule, Trigger};
-use crate::Stage;
 
 /// The longest pause between two questions after a row of failures.
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
@@ -50,7 +50,12 @@ impl Pipeline {
     pub async fn watch(&self, mut report: impl FnMut(&Trigger, Result<Run>)) -> Result<()> {
         let schedule = Schedule::from_config(&self.config.watch)
             .map_err(|e| Error::new(ErrorKind::Invalid, Stage::Watch, "watch.schedule", e))?;
-        let mut state = State { commit: None, model: None, due: self.due(schedule.as_ref()), failures: 0 };
+        let mut state = State {
+            commit: None,
+            model: None,
+            due: self.due(schedule.as_ref()),
+            failures: 0,
+        };
         loop {
             match self.next_trigger(&mut state, schedule.as_ref()).await {
                 Ok(Some(trigger)) => {
@@ -61,7 +66,10 @@ impl Pipeline {
                 Ok(None) => state.failures = 0,
                 Err(error) => {
                     state.failures = state.failures.saturating_add(1);
-                    (self.progress)(Event::Note { stage: Stage::Watch, text: format!("{error}; asking again") });
+                    (self.progress)(Event::Note {
+                        stage: Stage::Watch,
+                        text: format!("{error}; asking again"),
+                    });
                 }
             }
             tokio::time::sleep(self.pause(&state)).await;
@@ -70,10 +78,18 @@ impl Pipeline {
 
     /// Asks the repository, the store and the clock, in this order: a commit and a model that
     /// come together make one run, since a run always takes the latest of both.
-    async fn next_trigger(&self, state: &mut State, schedule: Option<&Schedule>) -> Result<Option<Trigger>> {
+    async fn next_trigger(
+        &self,
+        state: &mut State,
+        schedule: Option<&Schedule>,
+    ) -> Result<Option<Trigger>> {
         let head = source::head(&self.config.app)?;
         let step = |e| Error::step(Stage::Watch, &self.reference, e);
-        let model = self.store.poll(&self.reference.selector, &mut state.model).await.map_err(step)?;
+        let model = self
+            .store
+            .poll(&self.reference.selector, &mut state.model)
+            .await
+            .map_err(step)?;
         let commit = head.filter(|h| state.commit.as_ref() != Some(h));
         if let Some(commit) = &commit {
             state.commit = Some(commit.clone());
@@ -97,8 +113,14 @@ impl Pipeline {
     /// and never past the schedule's next moment.
     fn pause(&self, state: &State) -> Duration {
         let poll = self.config.watch.poll.duration();
-        let pause = poll.saturating_mul(1 << state.failures.min(8)).min(LONGEST_PAUSE.max(poll));
-        let until_due = state.due.and_then(|due| (due - (self.edge.now)()).to_std().ok());
-        until_due.map_or(pause, |until| pause.min(until.max(Duration::from_millis(10))))
+        let pause = poll
+            .saturating_mul(1 << state.failures.min(8))
+            .min(LONGEST_PAUSE.max(poll));
+        let until_due = state
+            .due
+            .and_then(|due| (due - (self.edge.now)()).to_std().ok());
+        until_due.map_or(pause, |until| {
+            pause.min(until.max(Duration::from_millis(10)))
+        })
     }
 }

@@ -22,7 +22,11 @@ pub(crate) fn run(words: &[&str], env: &[(&str, &str)]) -> Result<(), String> {
         .current_dir(root())
         .status()
         .map_err(|e| format!("cargo could not be started: {e}"))?;
-    if status.success() { Ok(()) } else { Err(format!("cargo {} failed", words.join(" "))) }
+    if status.success() {
+        Ok(())
+    } else {
+        Err(format!("cargo {} failed", words.join(" ")))
+    }
 }
 
 /// What cargo prints.
@@ -33,7 +37,11 @@ pub(crate) fn output(words: &[&str]) -> Result<String, String> {
         .output()
         .map_err(|e| format!("cargo could not be started: {e}"))?;
     if !output.status.success() {
-        return Err(format!("cargo {} failed: {}", words.join(" "), String::from_utf8_lossy(&output.stderr)));
+        return Err(format!(
+            "cargo {} failed: {}",
+            words.join(" "),
+            String::from_utf8_lossy(&output.stderr)
+        ));
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
@@ -45,5 +53,9 @@ pub(crate) fn script(path: &str) -> Result<(), String> {
         .current_dir(root())
         .status()
         .map_err(|e| format!("bash could not be started: {e}"))?;
-    if status.success() { Ok(()) } else { Err(format!("{path} failed")) }
+    if status.success() {
+        Ok(())
+    } else {
+        Err(format!("{path} failed"))
+    }
 }

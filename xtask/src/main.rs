@@ -53,10 +53,17 @@ enum Command {
 
 fn main() -> ExitCode {
     let done = match Arguments::parse().command {
-        Command::Test { no_install, arguments } => services::test(!no_install, &arguments),
+        Command::Test {
+            no_install,
+            arguments,
+        } => services::test(!no_install, &arguments),
         Command::Install => services::install(),
         Command::Ci => cargo::script(".ci/run"),
-        Command::Bench { list, name, arguments } => bench(list, name.as_deref(), &arguments),
+        Command::Bench {
+            list,
+            name,
+            arguments,
+        } => bench(list, name.as_deref(), &arguments),
         Command::Tidy => tidy::check(),
     };
     match done {
@@ -69,7 +76,14 @@ fn main() -> ExitCode {
 }
 
 fn bench(list: bool, name: Option<&str>, arguments: &[String]) -> Result<(), String> {
-    let mut words = vec!["run", "--release", "--quiet", "-p", "modelship-benches", "--"];
+    let mut words = vec![
+        "run",
+        "--release",
+        "--quiet",
+        "-p",
+        "modelship-benches",
+        "--",
+    ];
     match name {
         _ if list => words.push("--list"),
         Some(name) => words.push(name),

@@ -19,7 +19,9 @@ pub(crate) fn install() -> Result<(), String> {
         }
     }
     if missing > 0 && in_ci() {
-        return Err(format!("{missing} services are missing, which CI does not accept"));
+        return Err(format!(
+            "{missing} services are missing, which CI does not accept"
+        ));
     }
     Ok(())
 }

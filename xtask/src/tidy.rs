@@ -12,7 +12,14 @@ use crate::cargo;
 const LONGEST_FILE: usize = 600;
 
 /// The crates that are published; the first five never depend on each other.
-const PUBLISHED: [&str; 6] = ["model-store", "image-builder", "registry", "sandbox", "deployer", "pipeline-core"];
+const PUBLISHED: [&str; 6] = [
+    "model-store",
+    "image-builder",
+    "registry",
+    "sandbox",
+    "deployer",
+    "pipeline-core",
+];
 
 /// Crates of which the graph may hold one version only.
 const SINGLE: [&str; 5] = ["http", "hyper", "rustls", "reqwest", "oci-spec"];
@@ -42,9 +49,15 @@ pub(crate) fn check() -> Result<(), String> {
 }
 
 fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
-    let Ok(entries) = fs::read_dir(folder) else { return };
+    let Ok(entries) = fs::read_dir(folder) else {
+        return;
+    };
     for path in entries.flatten().map(|e| e.path()) {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let name = path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
         if path.is_dir() && name != "target" && !name.starts_with('.') {
             collect(&path, files);
         } else if path.extension().is_some_and(|e| e == "rs") {
@@ -55,20 +68,32 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
 }
 
 fn check_file(root: &Path, path: &Path, findings: &mut Vec<String>) {
-    let name = path.strip_prefix(root).unwrap_or(path).display().to_string();
+    let name = path
+        .strip_prefix(root)
+        .unwrap_or(path)
+        .display()
+        .to_string();
     let Ok(text) = fs::read_to_string(path) else {
         findings.push(format!("{name}: is not readable text"));
         return;
     };
     if !text.starts_with("//!") && !text.starts_with("#![doc") {
-        findings.push(format!("{name}: does not open with `//!` and what it holds"));
+        findings.push(format!(
+            "{name}: does not open with `//!` and what it holds"
+        ));
     }
     let lines = text.lines().count();
     if lines > LONGEST_FILE {
         findings.push(format!("{name}: {lines} lines, at most {LONGEST_FILE}"));
     }
     // The words are put together here so that this file does not find itself.
-    for word in [["#[ign", "ore"], ["#[should_", "panic"], ["tod", "o!("], ["unimpl", "emented!("], ["assert!(tr", "ue)"]] {
+    for word in [
+        ["#[ign", "ore"],
+        ["#[should_", "panic"],
+        ["tod", "o!("],
+        ["unimpl", "emented!("],
+        ["assert!(tr", "ue)"],
+    ] {
         let word = word.concat();
         for (number, _) in text.lines().enumerate().filter(|(_, l)| l.contains(&word)) {
             findings.push(format!("{name}:{}: `{word}`", number + 1));
@@ -78,7 +103,8 @@ fn check_file(root: &Path, path: &Path, findings: &mut Vec<String>) {
 
 fn check_graph(findings: &mut Vec<String>) -> Result<(), String> {
     let text = cargo::output(&["metadata", "--format-version", "1", "--locked"])?;
-    let metadata: Value = serde_json::from_str(&text).map_err(|e| format!("cargo metadata: {e}"))?;
+    let metadata: Value =
+        serde_json::from_str(&text).map_err(|e| format!("cargo metadata: {e}"))?;
     let empty = Vec::new();
     let packages = metadata["packages"].as_array().unwrap_or(&empty);
     let mut versions: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
@@ -89,7 +115,10 @@ fn check_graph(findings: &mut Vec<String>) -> Result<(), String> {
     }
     for name in SINGLE {
         if let Some(found) = versions.get(name).filter(|v| v.len() > 1) {
-            findings.push(format!("{name}: more than one version in the graph: {}", found.join(", ")));
+            findings.push(format!(
+                "{name}: more than one version in the graph: {}",
+                found.join(", ")
+            ));
         }
     }
     for name in BANNED {
@@ -102,7 +131,9 @@ fn check_graph(findings: &mut Vec<String>) -> Result<(), String> {
 
 /// A leaf depends on no other crate of ours, but for testkit in its tests.
 fn check_star(name: &str, package: &Value, findings: &mut Vec<String>) {
-    let Some(short) = name.strip_prefix("modelship-") else { return };
+    let Some(short) = name.strip_prefix("modelship-") else {
+        return;
+    };
     if !PUBLISHED.contains(&short) || short == "pipeline-core" {
         return;
     }
@@ -117,11 +148,28 @@ fn check_star(name: &str, package: &Value, findings: &mut Vec<String>) {
 
 /// Whether the resolved graph uses `name`: the lock file also lists what no feature turns on.
 fn in_graph(metadata: &Value, name: &str) -> bool {
-    let Some(nodes) = metadata["resolve"]["nodes"].as_array() else { return false };
-    let members: Vec<&str> = metadata["workspace_members"].as_array().into_iter().flatten().map(text_of).collect();
+    let Some(nodes) = metadata["resolve"]["nodes"].as_array() else {
+        return false;
+    };
+    let members: Vec<&str> = metadata["workspace_members"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(text_of)
+        .collect();
     let edges: BTreeMap<&str, Vec<&str>> = nodes
         .iter()
-        .map(|n| (text_of(&n["id"]), n["dependencies"].as_array().into_iter().flatten().map(text_of).collect()))
+        .map(|n| {
+            (
+                text_of(&n["id"]),
+                n["dependencies"]
+                    .as_array()
+                    .into_iter()
+                    .flatten()
+                    .map(text_of)
+                    .collect(),
+            )
+        })
         .collect();
     let mut seen = std::collections::BTreeSet::new();
     let mut open = members;

@@ -22,8 +22,12 @@ type Answer = std::result::Result<Json<Value>, (StatusCode, Json<Value>)>;
 #[tokio::main]
 async fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
-    let config = arguments.next().unwrap_or_else(|| "modelship.toml".to_owned());
-    let listen = arguments.next().unwrap_or_else(|| "127.0.0.1:8300".to_owned());
+    let config = arguments
+        .next()
+        .unwrap_or_else(|| "modelship.toml".to_owned());
+    let listen = arguments
+        .next()
+        .unwrap_or_else(|| "127.0.0.1:8300".to_owned());
     match pipeline(&config).await {
         Err(error) => end(Err(error), false),
         Ok(pipeline) => match serve(pipeline, &listen).await {
@@ -41,7 +45,9 @@ async fn pipeline(config: &str) -> Result<Pipeline> {
 }
 
 async fn serve(pipeline: Pipeline, listen: &str) -> std::io::Result<()> {
-    let app = Router::new().route("/releases", get(status).post(release)).with_state(Arc::new(Mutex::new(pipeline)));
+    let app = Router::new()
+        .route("/releases", get(status).post(release))
+        .with_state(Arc::new(Mutex::new(pipeline)));
     let listener = tokio::net::TcpListener::bind(listen).await?;
     println!("listening on {}", listener.local_addr()?);
     axum::serve(listener, app).await
@@ -53,8 +59,15 @@ async fn status(State(pipeline): State<Shared>) -> Answer {
 }
 
 async fn release(State(pipeline): State<Shared>) -> Answer {
-    let run = pipeline.lock().await.run(&Trigger::now()).await.map_err(refused)?;
-    Ok(Json(json!({"unchanged": matches!(run, Run::Unchanged(_)), "release": run.release()})))
+    let run = pipeline
+        .lock()
+        .await
+        .run(&Trigger::now())
+        .await
+        .map_err(refused)?;
+    Ok(Json(
+        json!({"unchanged": matches!(run, Run::Unchanged(_)), "release": run.release()}),
+    ))
 }
 
 fn refused(error: Error) -> (StatusCode, Json<Value>) {

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use modelship_examples::{Summary, bytes, edge, end, error_json, print_error, progress, until_interrupted};
+use modelship_examples::{
+    Summary, bytes, edge, end, error_json, print_error, progress, until_interrupted,
+};
 use modelship_pipeline_core::{self as core, Config, Pipeline, Result, Run, Trigger};
 use serde_json::{Value, json};
 
@@ -67,19 +69,34 @@ async fn main() -> ExitCode {
 async fn run(arguments: &Arguments) -> Result<()> {
     match &arguments.command {
         Command::Init => init(arguments),
-        Command::Publish { dir, name, version, store } => {
+        Command::Publish {
+            dir,
+            name,
+            version,
+            store,
+        } => {
             let url = match store {
                 Some(root) => core::model_url(root, name)?,
                 None => core::sibling_model_url(&Config::load(&arguments.config)?, name)?,
             };
-            let model = core::publish_model(&url, &edge().await?, dir, version, &progress()).await?;
-            let text = format!("published {} {} as {}", model.name(), model.version(), model.tree_digest());
+            let model =
+                core::publish_model(&url, &edge().await?, dir, version, &progress()).await?;
+            let text = format!(
+                "published {} {} as {}",
+                model.name(),
+                model.version(),
+                model.tree_digest()
+            );
             arguments.answer(&text, json!({"published": model}));
             Ok(())
         }
         Command::Watch => watch(arguments).await,
         Command::Run { retry } => {
-            let trigger = if *retry { Trigger::retry() } else { Trigger::now() };
+            let trigger = if *retry {
+                Trigger::retry()
+            } else {
+                Trigger::now()
+            };
             let run = arguments.pipeline().await?.run(&trigger).await?;
             arguments.answer(&Summary(&run).to_string(), run_json(&run));
             Ok(())
@@ -106,26 +123,44 @@ async fn run(arguments: &Arguments) -> Result<()> {
 impl Arguments {
     async fn pipeline(&self) -> Result<Pipeline> {
         let config = Config::load(&self.config)?;
-        Ok(Pipeline::from_config(&config, edge().await?).await?.with_progress(progress()))
+        Ok(Pipeline::from_config(&config, edge().await?)
+            .await?
+            .with_progress(progress()))
     }
 
     fn answer(&self, text: &str, json: Value) {
-        if self.json { println!("{json}") } else { println!("{text}") }
+        if self.json {
+            println!("{json}")
+        } else {
+            println!("{text}")
+        }
     }
 }
 
 fn init(arguments: &Arguments) -> Result<()> {
     let written = core::write_init(&arguments.config)?;
-    let text = format!("wrote {}: read it, then `modelship plan`", written.display());
+    let text = format!(
+        "wrote {}: read it, then `modelship plan`",
+        written.display()
+    );
     arguments.answer(&text, json!({"wrote": written}));
     Ok(())
 }
 
 async fn plan(arguments: &Arguments) -> Result<()> {
     let report = arguments.pipeline().await?.plan().await?;
-    let mut text = format!("release {}; model {} {} ({})", report.key.short(), report.inputs.model_name, report.inputs.model_version, report.policy);
+    let mut text = format!(
+        "release {}; model {} {} ({})",
+        report.key.short(),
+        report.inputs.model_name,
+        report.inputs.model_version,
+        report.policy
+    );
     for step in &report.steps {
-        let moved = step.bytes.map(|b| format!(", at most {}", bytes(b))).unwrap_or_default();
+        let moved = step
+            .bytes
+            .map(|b| format!(", at most {}", bytes(b)))
+            .unwrap_or_default();
         text.push_str(&format!("\n  {}{moved}", step.what));
     }
     if report.steps.is_empty() {
@@ -151,6 +186,10 @@ async fn watch(arguments: &Arguments) -> Result<()> {
 }
 
 fn run_json(run: &Run) -> Value {
-    let word = if matches!(run, Run::Unchanged(_)) { "unchanged" } else { "released" };
+    let word = if matches!(run, Run::Unchanged(_)) {
+        "unchanged"
+    } else {
+        "released"
+    };
     json!({"run": word, "release": run.release()})
 }

@@ -36,11 +36,20 @@ async fn quickstart(arguments: &Arguments) -> Result<()> {
     let edge = edge().await?;
     let config = config(arguments)?;
     publish_models(&arguments.app, &config, &edge).await?;
-    let pipeline = Pipeline::from_config(&config, edge).await?.with_progress(progress());
+    let pipeline = Pipeline::from_config(&config, edge)
+        .await?
+        .with_progress(progress());
     let run = pipeline.run(&Trigger::now()).await?;
     if arguments.json {
-        let word = if matches!(run, Run::Unchanged(_)) { "unchanged" } else { "released" };
-        println!("{}", serde_json::json!({"run": word, "release": run.release()}));
+        let word = if matches!(run, Run::Unchanged(_)) {
+            "unchanged"
+        } else {
+            "released"
+        };
+        println!(
+            "{}",
+            serde_json::json!({"run": word, "release": run.release()})
+        );
     } else {
         println!("\n{}", Summary(&run));
         println!("{}", next_steps(&arguments.out));
@@ -84,7 +93,14 @@ fn config(arguments: &Arguments) -> Result<Config> {
 async fn publish_models(app: &Path, config: &Config, edge: &Edge) -> Result<()> {
     for version in ["1.0.0", "1.1.0"] {
         let folder = app.join("models/digits").join(version);
-        modelship_pipeline_core::publish_model(&config.model.url, edge, &folder, version, &progress()).await?;
+        modelship_pipeline_core::publish_model(
+            &config.model.url,
+            edge,
+            &folder,
+            version,
+            &progress(),
+        )
+        .await?;
     }
     Ok(())
 }

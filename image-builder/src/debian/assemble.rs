@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use futures::{StreamExt, TryStreamExt};
+use futures::{FutureExt, StreamExt, TryStreamExt};
 use url::Url;
 
 use super::apt::Sources;
@@ -80,14 +80,21 @@ pub(super) async fn assemble(
     };
     let work = &work;
     // Order is kept, so that the result depends on the lock alone.
-    let packages: Vec<Package> =
-        futures::stream::iter(lock.packages().iter().map(|package| async move {
-            let unpacked = work.unpacked(package).await?;
-            Ok::<_, Error>(Package {
-                name: package.name.clone(),
-                unpacked,
-            })
-        }))
+    // Boxed, since a stream of closures over borrowed packages is not `Send` for every lifetime.
+    let unpacking = lock
+        .packages()
+        .iter()
+        .map(|package| {
+            async move {
+                Ok::<_, Error>(Package {
+                    name: package.name.clone(),
+                    unpacked: work.unpacked(package).await?,
+                })
+            }
+            .boxed()
+        })
+        .collect::<Vec<_>>();
+    let packages: Vec<Package> = futures::stream::iter(unpacking)
         .buffered(PARALLEL)
         .try_collect()
         .await?;

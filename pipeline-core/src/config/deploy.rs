@@ -25,7 +25,10 @@ pub struct RegistryConfig {
 impl RegistryConfig {
     pub(super) fn problem(&self) -> Option<Problem> {
         (self.repository.is_some() == self.layout.is_some()).then(|| {
-            ("registry.repository", "name either a `repository` or a `layout` directory".to_owned())
+            (
+                "registry.repository",
+                "name either a `repository` or a `layout` directory".to_owned(),
+            )
         })
     }
 }
@@ -89,13 +92,19 @@ impl Default for DeployConfig {
 impl DeployConfig {
     pub(super) fn problem(&self) -> Option<Problem> {
         if self.kubeconfig.is_some() == self.manifests.is_some() {
-            return Some(("deploy.kubeconfig", "name either a `kubeconfig` or a `manifests` directory".to_owned()));
+            return Some((
+                "deploy.kubeconfig",
+                "name either a `kubeconfig` or a `manifests` directory".to_owned(),
+            ));
         }
         if self.replicas == 0 {
             return Some(("deploy.replicas", "0 replicas serve nobody".to_owned()));
         }
         if self.dns_label.is_some() && self.expose != Expose::LoadBalancer {
-            return Some(("deploy.dns_label", "a DNS label needs `expose = \"load-balancer\"`".to_owned()));
+            return Some((
+                "deploy.dns_label",
+                "a DNS label needs `expose = \"load-balancer\"`".to_owned(),
+            ));
         }
         None
     }

@@ -33,7 +33,11 @@ impl FromStr for Period {
             "s" => 1_000,
             "m" => 60_000,
             "h" => 3_600_000,
-            _ => return Err(format!("`{text}` is not a span such as 500ms, 30s, 5m or 2h")),
+            _ => {
+                return Err(format!(
+                    "`{text}` is not a span such as 500ms, 30s, 5m or 2h"
+                ));
+            }
         };
         number
             .parse::<u64>()
@@ -65,7 +69,9 @@ impl Serialize for Period {
 
 impl<'de> Deserialize<'de> for Period {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(serde::de::Error::custom)
     }
 }
 

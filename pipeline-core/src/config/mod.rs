@@ -15,8 +15,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, ErrorKind, Result};
 use crate::Stage;
+use crate::error::{Error, ErrorKind, Result};
 
 /// The whole configuration of one app's road.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -60,7 +60,11 @@ pub struct WatchConfig {
 
 impl Default for WatchConfig {
     fn default() -> Self {
-        Self { poll: Period::from_secs(30), schedule: None, timezone: None }
+        Self {
+            poll: Period::from_secs(30),
+            schedule: None,
+            timezone: None,
+        }
     }
 }
 
@@ -81,8 +85,12 @@ impl Config {
                 .with_hint("write one with `modelship init`, or name it with `-c FILE`")
         })?;
         let mut config = Self::parse(&text, &path.display().to_string())?;
-        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let folder = std::path::absolute(folder).map_err(|e| Error::io(Stage::Configure, path, e))?;
+        let folder = path
+            .parent()
+            .filter(|p| !p.as_os_str().is_empty())
+            .unwrap_or(Path::new("."));
+        let folder =
+            std::path::absolute(folder).map_err(|e| Error::io(Stage::Configure, path, e))?;
         config.anchor(&folder);
         Ok(config)
     }
@@ -93,9 +101,16 @@ impl Config {
     /// [`ErrorKind::Invalid`], naming the line and what was expected.
     pub fn parse(text: &str, name: &str) -> Result<Self> {
         let config: Self = toml::from_str(text).map_err(|e| {
-            let line = e.span().map_or(1, |s| 1 + text[..s.start.min(text.len())].matches('\n').count());
-            Error::new(ErrorKind::Invalid, Stage::Configure, format!("{name}:{line}"), one_line(e.message()))
-                .with_hint("`modelship init` writes a commented file with every key")
+            let line = e.span().map_or(1, |s| {
+                1 + text[..s.start.min(text.len())].matches('\n').count()
+            });
+            Error::new(
+                ErrorKind::Invalid,
+                Stage::Configure,
+                format!("{name}:{line}"),
+                one_line(e.message()),
+            )
+            .with_hint("`modelship init` writes a commented file with every key")
         })?;
         config.check(name)?;
         Ok(config)
@@ -191,7 +206,10 @@ mod tests {
     #[test]
     fn two_targets_or_none_are_refused() {
         for (from, to) in [
-            ("layout = \"out/image\"", "layout = \"a\"\nrepository = \"r.invalid/a\""),
+            (
+                "layout = \"out/image\"",
+                "layout = \"a\"\nrepository = \"r.invalid/a\"",
+            ),
             ("layout = \"out/image\"", ""),
             ("manifests = \"out/manifests\"", ""),
             ("path = \"app\"", ""),
@@ -204,7 +222,10 @@ mod tests {
 
     #[test]
     fn a_bad_schedule_or_zone_is_refused() {
-        for bad in ["schedule = \"0 25 * * *\"", "schedule = \"0 2 * * *\"\ntimezone = \"Mars/Olympus\""] {
+        for bad in [
+            "schedule = \"0 25 * * *\"",
+            "schedule = \"0 2 * * *\"\ntimezone = \"Mars/Olympus\"",
+        ] {
             let error = Config::parse(&format!("{SMALL}\n[watch]\n{bad}"), "m.toml").unwrap_err();
             assert!(error.object().contains("watch."), "{error}");
         }

@@ -61,7 +61,12 @@ fn words(words: &[&str]) -> Vec<String> {
 }
 
 fn default_command() -> Vec<String> {
-    words(&["gunicorn", "--config", "gunicorn.conf.py", "app:create_app()"])
+    words(&[
+        "gunicorn",
+        "--config",
+        "gunicorn.conf.py",
+        "app:create_app()",
+    ])
 }
 
 fn default_tests() -> Vec<String> {
@@ -71,17 +76,29 @@ fn default_tests() -> Vec<String> {
 impl AppConfig {
     pub(super) fn problem(&self) -> Option<Problem> {
         if !is_dns_label(&self.name) {
-            let text = format!("`{}` is not a DNS label: 1 to 63 of a-z, 0-9 and -, starting with a letter", self.name);
+            let text = format!(
+                "`{}` is not a DNS label: 1 to 63 of a-z, 0-9 and -, starting with a letter",
+                self.name
+            );
             return Some(("app.name", text));
         }
         if self.path.is_some() == self.repository.is_some() {
-            return Some(("app.path", "name either `path` (a folder) or `repository` (a git repository)".to_owned()));
+            return Some((
+                "app.path",
+                "name either `path` (a folder) or `repository` (a git repository)".to_owned(),
+            ));
         }
         if self.command.is_empty() {
-            return Some(("app.command", "the command that serves the app is empty".to_owned()));
+            return Some((
+                "app.command",
+                "the command that serves the app is empty".to_owned(),
+            ));
         }
         if !self.readiness.starts_with('/') {
-            return Some(("app.readiness", format!("`{}` is not an absolute path", self.readiness)));
+            return Some((
+                "app.readiness",
+                format!("`{}` is not an absolute path", self.readiness),
+            ));
         }
         None
     }
@@ -92,7 +109,9 @@ fn is_dns_label(name: &str) -> bool {
     (1..=63).contains(&name.len())
         && name.starts_with(|c: char| c.is_ascii_lowercase())
         && !name.ends_with('-')
-        && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
+        && name
+            .chars()
+            .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
 }
 
 /// The model: which store, which version.
@@ -116,14 +135,19 @@ impl ModelConfig {
             return Some(("model.url", error.to_string()));
         }
         if self.mount.as_deref().is_some_and(|m| !m.starts_with('/')) {
-            return Some(("model.mount", "the folder in the image must be absolute".to_owned()));
+            return Some((
+                "model.mount",
+                "the folder in the image must be absolute".to_owned(),
+            ));
         }
         None
     }
 
     /// The path part of a `file://` URL that is not absolute.
     fn relative(&self) -> Option<&str> {
-        self.url.strip_prefix("file://").filter(|rest| !rest.starts_with('/'))
+        self.url
+            .strip_prefix("file://")
+            .filter(|rest| !rest.starts_with('/'))
     }
 
     pub(super) fn anchor(&mut self, folder: &Path) {
@@ -143,7 +167,9 @@ impl ModelConfig {
 
     /// The folder of the image that holds the model's files.
     pub fn mount_point(&self, url: &StoreUrl) -> String {
-        self.mount.clone().unwrap_or_else(|| format!("/models/{}", url.model_name()))
+        self.mount
+            .clone()
+            .unwrap_or_else(|| format!("/models/{}", url.model_name()))
     }
 }
 
@@ -186,7 +212,15 @@ impl Default for BaseConfig {
     fn default() -> Self {
         Self {
             image: None,
-            packages: words(&["python3", "python3-flask", "gunicorn", "python3-numpy", "ca-certificates", "base-files", "netbase"]),
+            packages: words(&[
+                "python3",
+                "python3-flask",
+                "gunicorn",
+                "python3-numpy",
+                "ca-certificates",
+                "base-files",
+                "netbase",
+            ]),
             test_packages: words(&["python3-pytest"]),
             apt: None,
             lock: None,
@@ -198,7 +232,10 @@ impl Default for BaseConfig {
 impl BaseConfig {
     pub(super) fn problem(&self) -> Option<Problem> {
         if self.image.is_none() && self.packages.is_empty() {
-            return Some(("base.packages", "name at least one package, or a base `image`".to_owned()));
+            return Some((
+                "base.packages",
+                "name at least one package, or a base `image`".to_owned(),
+            ));
         }
         None
     }
