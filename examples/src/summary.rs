@@ -22,7 +22,7 @@ impl fmt::Display for Summary<'_> {
 }
 
 fn released(f: &mut fmt::Formatter<'_>, release: &Release) -> fmt::Result {
-    writeln!(f, "released: {:#}", release)?;
+    writeln!(f, "released: {release:#}")?;
     writeln!(f, "  base    {}", release.inputs.base)?;
     if !release.layers.is_empty() {
         writeln!(f, "\nlayers, bottom to top:")?;

@@ -22,8 +22,8 @@ pub(crate) enum BaseLock {
     Debian {
         /// What the configuration asked for, so that a changed list is noticed.
         asked: (Vec<String>, Vec<String>),
-        base: DebianLock,
-        tests: Option<DebianLock>,
+        base: Box<DebianLock>,
+        tests: Option<Box<DebianLock>>,
     },
     /// An image, by its digest.
     Image { repository: String, digest: String },
@@ -50,7 +50,7 @@ impl BaseLock {
     pub(crate) fn download_size(&self) -> Option<u64> {
         match self {
             Self::Debian { base, tests, .. } => {
-                Some(base.total_size() + tests.as_ref().map_or(0, DebianLock::total_size))
+                Some(base.total_size() + tests.as_ref().map_or(0, |t| t.total_size()))
             }
             Self::Image { .. } => None,
         }
@@ -149,7 +149,11 @@ impl BaseMaker<'_> {
             self.config.packages.clone(),
             self.config.test_packages.clone(),
         );
-        Ok(BaseLock::Debian { asked, base, tests })
+        Ok(BaseLock::Debian {
+            asked,
+            base: Box::new(base),
+            tests: tests.map(Box::new),
+        })
     }
 
     fn debian(&self) -> Result<DebianBase> {
@@ -202,7 +206,7 @@ impl BaseMaker<'_> {
                 tests: test_lock,
                 ..
             } => {
-                self.make_debian(base, test_lock.as_ref().filter(|_| tests), timer)
+                self.make_debian(base, test_lock.as_deref().filter(|_| tests), timer)
                     .await?
             }
             BaseLock::Image { repository, digest } => {

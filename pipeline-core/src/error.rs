@@ -70,7 +70,9 @@ impl Error {
             std::io::ErrorKind::NotFound => ErrorKind::NotFound,
             _ => ErrorKind::Io,
         };
-        Self::new(kind, stage, path.display(), source.to_string())
+        let mut error = Self::new(kind, stage, path.display(), source.to_string());
+        error.0.source = Some(source.into());
+        error
     }
 
     /// A step below failed; `source` says what, and brings its own advice.

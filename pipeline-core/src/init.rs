@@ -56,6 +56,9 @@ fn dns_label(name: &str) -> String {
     }
 }
 
+/// The configuration, with what was found left open.
+const TEMPLATE: &str = include_str!("init.toml");
+
 /// The text of a configuration for what was found.
 pub fn init(found: &Found) -> String {
     let name = &found.name;
@@ -73,62 +76,11 @@ pub fn init(found: &Found) -> String {
         Some(path) => format!("request = \"{path}\""),
         None => "# request = \"smoke/score.json\"   # {\"path\": \"/score\", \"request\": …, \"expect\": {…}}".to_owned(),
     };
-    format!(
-        r#"# modelship.toml: the road of one app, from a commit and a model to its users.
-# Every key that is commented out shows its default or an example. No key holds a secret:
-# credentials come from the environment, the docker configuration and the kubeconfig.
-
-[app]
-name = "{name}"
-{source}
-{tests}
-# command = ["gunicorn", "--config", "gunicorn.conf.py", "app:create_app()"]
-# port = 8080
-# readiness = "/healthz"
-# env = {{ LOG_LEVEL = "info" }}
-
-[model]
-# Azure:  az://CONTAINER.ACCOUNT/FOLDER/{name}@latest     (AZURE_STORAGE_ACCOUNT_KEY, or an identity)
-# AWS:    s3://BUCKET/FOLDER/{name}@latest                (AWS_ACCESS_KEY_ID …, AWS_REGION)
-# A selector is @latest, @alias:production, @1.4.2 or @sha256:…
-url = "file://./store/{name}@latest"
-# mount = "/models/{name}"
-
-[base]
-# The base image is assembled from Debian packages of this machine's own apt sources …
-# packages = ["python3", "python3-flask", "gunicorn", "python3-numpy", "ca-certificates", "base-files", "netbase"]
-# test_packages = ["python3-pytest"]      # seen by the tests, never shipped
-lock = "modelship.lock"                   # fixes the packages; commit it, remove it to take newer ones
-# … or taken from a registry:
-# image = "myregistry.azurecr.io/python-flask:3.11"
-
-[smoke]
-{smoke}
-# timeout = "30s"
-
-[registry]
-# repository = "myregistry.azurecr.io/{name}"   # credentials: `az acr login`, `docker login`, a helper
-# ca = "registry-ca.pem"
-# tags = ["{{version}}", "{{revision}}"]
-layout = "out/image"
-
-[deploy]
-# kubeconfig = "/home/me/.kube/config"
-# context = "aks-prod"
-# namespace = "default"
-# replicas = 2
-# expose = "load-balancer"
-# dns_label = "{name}"                          # {name}.REGION.cloudapp.azure.com
-# pull_secret = "registry-credentials"
-# progress_deadline = "5m"
-manifests = "out/manifests"
-
-[watch]
-# poll = "30s"
-# schedule = "0 2 * * *"
-# timezone = "Europe/Berlin"
-"#
-    )
+    TEMPLATE
+        .replace("@name@", name)
+        .replace("@source@", source)
+        .replace("@tests@", tests)
+        .replace("@smoke@", &smoke)
 }
 
 #[cfg(test)]
@@ -164,22 +116,16 @@ mod tests {
             tests: true,
         });
         let exclusive = ["image =", "repository = \"my", "kubeconfig ="];
-        let opened: String = text
-            .lines()
-            .map(|line| match line.strip_prefix("# ") {
-                Some(key)
-                    if key.contains(" = ") && key.starts_with(|c: char| c.is_ascii_lowercase()) =>
-                {
-                    if exclusive.iter().any(|e| key.starts_with(e)) {
-                        line
-                    } else {
-                        key
-                    }
-                }
-                _ => line,
-            })
-            .map(|line| format!("{line}\n"))
-            .collect();
+        let mut opened = String::new();
+        for line in text.lines() {
+            let key = line.strip_prefix("# ").filter(|key| {
+                key.contains(" = ")
+                    && key.starts_with(|c: char| c.is_ascii_lowercase())
+                    && !exclusive.iter().any(|e| key.starts_with(e))
+            });
+            opened.push_str(key.unwrap_or(line));
+            opened.push('\n');
+        }
         let config = Config::parse(&opened, "modelship.toml").unwrap();
         assert_eq!(config.deploy.dns_label.as_deref(), Some("digits"));
         assert!(config.watch.schedule.is_some());

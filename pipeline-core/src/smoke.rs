@@ -99,7 +99,7 @@ impl SmokeTest<'_> {
             {
                 return Err(self.failed(
                     process,
-                    format!("the app ended with {} before it was ready", exit),
+                    format!("the app ended with {exit} before it was ready"),
                 ));
             }
             match self.request(process, self.readiness, None).await {
@@ -110,7 +110,7 @@ impl SmokeTest<'_> {
                         self.readiness,
                         answer.status,
                         answer.excerpt()
-                    )
+                    );
                 }
                 Err(problem) => {
                     last = if last.contains("answered") {

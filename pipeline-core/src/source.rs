@@ -70,7 +70,7 @@ impl Source {
             .rev_parse_single(app.branch.as_str())
             .map_err(|e| missing(e.into()))?
             .object()
-            .and_then(|o| Ok(o.peel_to_kind(gix::object::Kind::Commit)))
+            .map(|o| o.peel_to_kind(gix::object::Kind::Commit))
             .map_err(|e| missing(e.into()))?
             .map_err(|e| missing(e.into()))?
             .into_commit();
@@ -78,7 +78,7 @@ impl Source {
         let tree = commit.tree().map_err(|e| missing(e.into()))?;
         let tree = match app.folder.as_deref().filter(|f| !f.is_empty() && *f != ".") {
             None => tree,
-            Some(folder) => subtree(tree, folder, &object)?,
+            Some(folder) => subtree(&tree, folder, &object)?,
         };
         let target = cache.join(tree.id.to_string());
         if !target.is_dir() {
@@ -121,7 +121,7 @@ fn open(repository: &Path) -> Result<gix::Repository> {
     })
 }
 
-fn subtree<'r>(tree: gix::Tree<'r>, folder: &str, object: &str) -> Result<gix::Tree<'r>> {
+fn subtree<'r>(tree: &gix::Tree<'r>, folder: &str, object: &str) -> Result<gix::Tree<'r>> {
     let absent = |detail: String| {
         Error::new(ErrorKind::NotFound, Stage::Observe, object, detail)
             .with_hint("set `folder` in the [app] section to a folder of that revision")

@@ -10,7 +10,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::smoke::{USER, WithEnvironment as _, tail};
 
 /// A suite that runs longer than this is stopped.
-const LONGEST: Duration = Duration::from_secs(15 * 60);
+const LONGEST: Duration = Duration::from_mins(15);
 
 /// The suite: what is run, where.
 pub(crate) struct Suite {

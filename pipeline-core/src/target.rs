@@ -1,5 +1,6 @@
 //! Where releases go: a cluster, or a directory of rendered manifests.
 
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -288,14 +289,15 @@ fn told(evidence: &deployer::Evidence) -> String {
     let mut text = String::new();
     for log in &evidence.logs {
         let run = if log.previous { ", the run before" } else { "" };
-        text.push_str(&format!(
+        let _ = write!(
+            text,
             "\nlog of {}{run}:\n{}",
             log.pod,
             smoke::tail(log.text.trim(), 20)
-        ));
+        );
     }
     for event in &evidence.events {
-        text.push_str(&format!("\nevent: {event}"));
+        let _ = write!(text, "\nevent: {event}");
     }
     text
 }

@@ -16,9 +16,9 @@ use crate::release::Release;
 use crate::target::Target;
 
 /// How long a load balancer may take to get its address.
-const ADDRESS_WITHIN: Duration = Duration::from_secs(300);
+const ADDRESS_WITHIN: Duration = Duration::from_mins(5);
 /// How long the first answer through a new address may take.
-const ANSWER_WITHIN: Duration = Duration::from_secs(60);
+const ANSWER_WITHIN: Duration = Duration::from_mins(1);
 /// The Service's port.
 const HTTP: u16 = 80;
 

@@ -13,7 +13,7 @@ use crate::source;
 use crate::trigger::{Schedule, Trigger};
 
 /// The longest pause between two questions after a row of failures.
-const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+const LONGEST_PAUSE: Duration = Duration::from_mins(5);
 
 /// What a watch has seen so far.
 #[derive(Debug)]

@@ -11,10 +11,10 @@ pub(crate) fn install() -> Result<(), String> {
     let mut missing = 0;
     for (tool, result) in tool::install_all(&|line| println!("  {line}")) {
         match result {
-            Ok(path) => println!("{tool}: {}", path.display()),
+            Ok(path) => println!("{tool:?}: {}", path.display()),
             Err(reason) => {
                 missing += 1;
-                println!("{tool}: missing: {}", reason.reason);
+                println!("{tool:?}: missing: {}", reason.reason);
             }
         }
     }

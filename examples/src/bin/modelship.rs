@@ -60,7 +60,7 @@ enum Command {
 #[tokio::main]
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    match until_interrupted(run(&arguments)).await {
+    match until_interrupted(Box::pin(run(&arguments))).await {
         Some(result) => end(result, arguments.json),
         None => ExitCode::from(130),
     }
@@ -87,7 +87,7 @@ async fn run(arguments: &Arguments) -> Result<()> {
                 model.version(),
                 model.tree_digest()
             );
-            arguments.answer(&text, json!({"published": model}));
+            arguments.answer(&text, &json!({"published": model}));
             Ok(())
         }
         Command::Watch => watch(arguments).await,
@@ -98,23 +98,23 @@ async fn run(arguments: &Arguments) -> Result<()> {
                 Trigger::now()
             };
             let run = arguments.pipeline().await?.run(&trigger).await?;
-            arguments.answer(&Summary(&run).to_string(), run_json(&run));
+            arguments.answer(&Summary(&run).to_string(), &run_json(&run));
             Ok(())
         }
         Command::Plan => plan(arguments).await,
         Command::Rollback => {
             let outcome = arguments.pipeline().await?.rollback().await?;
-            arguments.answer(&outcome, json!({"rollback": outcome}));
+            arguments.answer(&outcome, &json!({"rollback": outcome}));
             Ok(())
         }
         Command::Status => {
             let status = arguments.pipeline().await?.status().await?;
-            let mut text = format!("{} at {}", status.app, status.target);
-            match &status.image {
-                Some(image) => text.push_str(&format!(": {image}\n{}", status.detail.join("\n"))),
-                None => text.push_str(": nothing serves that was released from here"),
-            }
-            arguments.answer(&text, json!(status));
+            let serving = match &status.image {
+                Some(image) => format!("{image}\n{}", status.detail.join("\n")),
+                None => "nothing serves that was released from here".to_owned(),
+            };
+            let text = format!("{} at {}: {serving}", status.app, status.target);
+            arguments.answer(&text, &json!(status));
             Ok(())
         }
     }
@@ -128,11 +128,11 @@ impl Arguments {
             .with_progress(progress()))
     }
 
-    fn answer(&self, text: &str, json: Value) {
+    fn answer(&self, text: &str, json: &Value) {
         if self.json {
-            println!("{json}")
+            println!("{json}");
         } else {
-            println!("{text}")
+            println!("{text}");
         }
     }
 }
@@ -143,30 +143,30 @@ fn init(arguments: &Arguments) -> Result<()> {
         "wrote {}: read it, then `modelship plan`",
         written.display()
     );
-    arguments.answer(&text, json!({"wrote": written}));
+    arguments.answer(&text, &json!({"wrote": written}));
     Ok(())
 }
 
 async fn plan(arguments: &Arguments) -> Result<()> {
     let report = arguments.pipeline().await?.plan().await?;
-    let mut text = format!(
+    let mut lines = vec![format!(
         "release {}; model {} {} ({})",
         report.key.short(),
         report.inputs.model_name,
         report.inputs.model_version,
         report.policy
-    );
+    )];
     for step in &report.steps {
         let moved = step
             .bytes
             .map(|b| format!(", at most {}", bytes(b)))
             .unwrap_or_default();
-        text.push_str(&format!("\n  {}{moved}", step.what));
+        lines.push(format!("  {}{moved}", step.what));
     }
     if report.steps.is_empty() {
-        text.push_str("\n  nothing to do");
+        lines.push("  nothing to do".to_owned());
     }
-    arguments.answer(&text, json!(report));
+    arguments.answer(&lines.join("\n"), &json!(report));
     Ok(())
 }
 
@@ -177,9 +177,9 @@ async fn watch(arguments: &Arguments) -> Result<()> {
             Ok(run) => {
                 let mut object = run_json(&run);
                 object["trigger"] = json!(trigger);
-                arguments.answer(&format!("{trigger}: {}", Summary(&run)), object);
+                arguments.answer(&format!("{trigger}: {}", Summary(&run)), &object);
             }
-            Err(error) if arguments.json => arguments.answer("", error_json(&error)),
+            Err(error) if arguments.json => arguments.answer("", &error_json(&error)),
             Err(error) => print_error(&error),
         })
         .await

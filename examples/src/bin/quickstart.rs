@@ -26,7 +26,7 @@ struct Arguments {
 #[tokio::main]
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    match until_interrupted(quickstart(&arguments)).await {
+    match until_interrupted(Box::pin(quickstart(&arguments))).await {
         Some(result) => end(result, arguments.json),
         None => ExitCode::from(130),
     }
@@ -66,13 +66,13 @@ fn config(arguments: &Arguments) -> Result<Config> {
         state = "state"
         [app]
         name = "digits"
-        path = {app:?}
+        path = '{app}'
         [model]
         url = "file://store/digits@latest"
         [base]
         lock = "modelship.lock"
         [smoke]
-        request = {golden:?}
+        request = '{app}/smoke/score.json'
         [registry]
         layout = "image"
         tags = ["{{version}}"]
@@ -81,7 +81,7 @@ fn config(arguments: &Arguments) -> Result<Config> {
         expose = "load-balancer"
         dns_label = "digits"
         "#,
-        golden = app.join("smoke/score.json"),
+        app = app.display(),
     );
     let mut config = Config::parse(&text, "quickstart")?;
     config.anchor(&out);

@@ -209,10 +209,14 @@ async fn policies(backend: &Backend) {
         store.resolve(&Selector::Latest).await.unwrap().version(),
         "1.2.0"
     );
-    // Mixed schemes have no highest one, unless a pointer decides.
+    mixed_schemes(backend, &store, source.path()).await;
+}
+
+/// Mixed schemes have no highest version, unless a pointer decides.
+async fn mixed_schemes(backend: &Backend, store: &ModelStore, source: &std::path::Path) {
     let options = PublishOptions::default().with_move_latest(false);
     store
-        .publish(source.path(), "champion", options, &|_| ())
+        .publish(source, "champion", options, &|_| ())
         .await
         .unwrap();
     assert_eq!(

@@ -55,7 +55,7 @@ pub(crate) async fn publish_seen(
     let events = std::sync::Mutex::new(Vec::new());
     let done = store
         .publish(dir, version, PublishOptions::default(), &|event| {
-            events.lock().unwrap().push(event)
+            events.lock().unwrap().push(event);
         })
         .await;
     (done, events.into_inner().unwrap())
