@@ -70,7 +70,10 @@ async fn release(State(pipeline): State<Shared>) -> Answer {
     ))
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "map_err hands its error over")]
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "map_err hands its error over"
+)]
 fn refused(error: Error) -> (StatusCode, Json<Value>) {
     (StatusCode::BAD_GATEWAY, Json(error_json(&error)))
 }
