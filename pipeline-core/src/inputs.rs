@@ -143,5 +143,5 @@ mod tests {
         );
     }
 
-    const GOLDEN: &str = "000000000000";
+    const GOLDEN: &str = "e43801184803";
 }
