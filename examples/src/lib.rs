@@ -53,6 +53,12 @@ pub fn print_error(error: &Error) {
     }
 }
 
+/// Ends a program with an error of its own, told in the same form: what failed, why, what next.
+pub fn refuse(what: &str, why: &dyn std::fmt::Display, next: &str) -> ExitCode {
+    eprintln!("error: {what}: {why}\n  next: {next}");
+    ExitCode::FAILURE
+}
+
 /// An error as one JSON object.
 pub fn error_json(error: &Error) -> serde_json::Value {
     serde_json::json!({"error": {

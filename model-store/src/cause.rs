@@ -117,24 +117,58 @@ impl Site {
             (ErrorKind::NotFound, Scheme::Azure | Scheme::S3) if is_missing_place(text) => {
                 Some(format!("create {} first, or correct the url", self.place))
             }
-            (ErrorKind::Unauthorized, scheme) => credential_hint(scheme).map(str::to_owned),
-            (ErrorKind::Forbidden, Scheme::Azure) => Some(
-                "give the identity the role Storage Blob Data Reader, and Storage Blob Data Contributor to publish".into(),
+            (ErrorKind::Unauthorized, scheme) => self
+                .renew_hint()
+                .or_else(|| credential_hint(scheme))
+                .map(str::to_owned),
+            (ErrorKind::Forbidden, Scheme::Azure) => Some(self.azure_permission_hint().to_owned()),
+            (ErrorKind::Forbidden, Scheme::S3) => Some(
+                "give the identity s3:GetObject and s3:ListBucket, and s3:PutObject to publish"
+                    .into(),
             ),
-            (ErrorKind::Forbidden, Scheme::S3) => {
-                Some("give the identity s3:GetObject and s3:ListBucket, and s3:PutObject to publish".into())
+            (ErrorKind::Forbidden, Scheme::File) => {
+                Some("check the owner and mode of the directory".into())
             }
-            (ErrorKind::Forbidden, Scheme::File) => Some("check the owner and mode of the directory".into()),
             (ErrorKind::Timeout | ErrorKind::Unreachable, Scheme::Azure) => {
                 Some("check the account in the url, AZURE_STORAGE_ENDPOINT and the network".into())
             }
             (ErrorKind::Timeout | ErrorKind::Unreachable, Scheme::S3) => {
                 Some("check AWS_ENDPOINT_URL_S3, AWS_REGION and the network".into())
             }
-            (ErrorKind::Invalid, Scheme::S3) if text.contains("LOCATION") || text.contains("region") => {
+            (ErrorKind::Invalid, Scheme::S3)
+                if text.contains("LOCATION") || text.contains("region") =>
+            {
                 Some("set AWS_REGION to the region of the bucket".into())
             }
             _ => None,
+        }
+    }
+
+    /// What to do about a credential that was given and is not accepted.
+    fn renew_hint(&self) -> Option<&'static str> {
+        match self.credential {
+            "account key" => Some(
+                "check AZURE_STORAGE_ACCOUNT_KEY: it is not, or no longer, a key of this account",
+            ),
+            "shared access signature" => {
+                Some("renew AZURE_STORAGE_SAS_TOKEN: it is not of this account, or has expired")
+            }
+            _ => None,
+        }
+    }
+
+    /// Roles are for identities: a key has none, and a signature names its own permissions.
+    fn azure_permission_hint(&self) -> &'static str {
+        match self.credential {
+            "account key" => {
+                "check that the account allows access by its keys and from this network"
+            }
+            "shared access signature" => {
+                "give AZURE_STORAGE_SAS_TOKEN a signature with the permissions read and list, and create and write to publish"
+            }
+            _ => {
+                "give the identity the role Storage Blob Data Reader, and Storage Blob Data Contributor to publish"
+            }
         }
     }
 
@@ -195,6 +229,8 @@ fn is_bad_credential(text: &str) -> bool {
         "AuthenticationFailed",
         "InvalidAuthenticationInfo",
         "NoAuthenticationInformation",
+        // The words of AuthenticationFailed, which emulators use under other codes too.
+        "failed to authenticate the request",
     ]
     .iter()
     .any(|code| text.contains(code))
@@ -243,7 +279,7 @@ mod tests {
         Site {
             scheme: Scheme::Azure,
             place: "container models of account acme".into(),
-            credential: "sas token",
+            credential: "workload identity",
             secrets: vec!["KEY123".into()],
         }
     }
@@ -275,7 +311,7 @@ mod tests {
                 .to_string()
                 .contains("container models of account acme")
         );
-        assert!(forbidden.to_string().contains("sas token"));
+        assert!(forbidden.to_string().contains("workload identity"));
         assert!(
             forbidden
                 .hint()
@@ -294,5 +330,28 @@ mod tests {
                 .unwrap()
                 .contains("AZURE_STORAGE_ACCOUNT_KEY")
         );
+    }
+
+    /// Azurite answers a wrong key with another code than Azure, and the same words.
+    #[test]
+    fn a_key_that_is_not_accepted_is_to_be_checked_and_needs_no_role() {
+        let site = Site {
+            credential: "account key",
+            ..site()
+        };
+        let error = |text: &'static str| {
+            let denied = object_store::Error::PermissionDenied {
+                path: "m".into(),
+                source: text.into(),
+            };
+            site.error("resolve model", "az://models.acme/m", &denied)
+        };
+        let wrong = error("AuthorizationFailure: Server failed to authenticate the request.");
+        assert_eq!(wrong.kind(), ErrorKind::Unauthorized);
+        let hint = wrong.hint().unwrap();
+        assert!(hint.contains("check AZURE_STORAGE_ACCOUNT_KEY"), "{hint}");
+        let fenced = error("AuthorizationFailure: This request is not authorized");
+        assert_eq!(fenced.kind(), ErrorKind::Forbidden);
+        assert!(!fenced.hint().unwrap().contains("role"));
     }
 }

@@ -7,6 +7,7 @@ mod error;
 mod manifest;
 mod model;
 mod names;
+mod neighbours;
 mod options;
 mod pointer;
 mod poll;

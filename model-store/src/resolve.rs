@@ -296,8 +296,16 @@ impl ModelStore {
             .with_hint("wait for its publisher to finish, or publish it again");
         }
         if versions.is_empty() {
-            return make("the store is empty: no version has been published".into())
-                .with_hint(publish);
+            let beside = self.neighbours().await;
+            if beside.is_empty() {
+                return make("the store is empty: no version has been published".into())
+                    .with_hint(publish);
+            }
+            return make(format!(
+                "no version of it has been published: found models {}",
+                beside.join(", ")
+            ))
+            .with_hint(format!("name one of them in the address, or {publish}"));
         }
         make(format!(
             "{what} does not exist: found versions {}",

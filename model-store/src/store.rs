@@ -92,6 +92,11 @@ impl ModelStore {
         &self.0.store
     }
 
+    /// The model's own folder.
+    pub(crate) fn root(&self) -> &Path {
+        &self.0.root
+    }
+
     /// The key of `path` inside the model's folder.
     pub(crate) fn key(&self, path: &str) -> Result<Path> {
         let text = if self.0.root.is_root() {

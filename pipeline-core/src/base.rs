@@ -41,8 +41,19 @@ impl BaseLock {
     /// The base in a few words.
     pub(crate) fn describe(&self) -> String {
         match self {
-            Self::Debian { base, .. } => format!("{} Debian packages", base.packages().len()),
+            Self::Debian { base, .. } => match base.packages().len() {
+                1 => "1 Debian package".to_owned(),
+                many => format!("{many} Debian packages"),
+            },
             Self::Image { repository, digest } => format!("{repository}@{digest}"),
+        }
+    }
+
+    /// What the configuration asked for, as errors name it.
+    fn asked(&self) -> String {
+        match self {
+            Self::Debian { asked, .. } => format!("packages {}", asked.0.join(" ")),
+            Self::Image { .. } => self.describe(),
         }
     }
 
@@ -375,7 +386,7 @@ fn require_python(roots: &[PathBuf], lock: &BaseLock) -> Result<()> {
     Err(Error::new(
         ErrorKind::Invalid,
         Stage::Base,
-        lock.describe(),
+        lock.asked(),
         "the base holds no python3",
     )
     .with_hint("add `python3` to `packages` in the [base] section, or name an `image` that has it"))

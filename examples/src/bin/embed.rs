@@ -10,7 +10,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
 use axum::{Json, Router};
-use modelship_examples::{edge, end, error_json};
+use modelship_examples::{edge, end, error_json, refuse};
 use modelship_pipeline_core::{Config, Error, Pipeline, Result, Run, Trigger};
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
@@ -32,10 +32,11 @@ async fn main() -> ExitCode {
         Err(error) => end(Err(error), false),
         Ok(pipeline) => match serve(pipeline, &listen).await {
             Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                println!("error: listen {listen}: {error}");
-                ExitCode::FAILURE
-            }
+            Err(error) => refuse(
+                &format!("listen {listen}"),
+                &error,
+                "name another address, such as 127.0.0.1:0 for any free port",
+            ),
         },
     }
 }

@@ -205,7 +205,7 @@ pub(crate) fn advice(credentials: &Credentials) -> String {
             .to_owned()
     } else {
         format!(
-            "check or renew {}; it may be wrong or expired",
+            "log in to the registry again, or check {}; it may be wrong or expired",
             credentials.source()
         )
     }

@@ -1,0 +1,67 @@
+//! An app or a model that must not be released, found out on the way.
+
+use std::fs;
+
+use crate::site::{Site, shared_base};
+
+#[test]
+fn an_app_that_never_becomes_ready_is_not_pushed() {
+    let Some(base) = shared_base() else { return };
+    let site = Site::new(&[
+        ("tests = []", "tests = []\nreadiness = \"/nothing-here\""),
+        ("[registry]", "[smoke]\ntimeout = \"3s\"\n[registry]"),
+    ]);
+    site.adopt(base);
+    site.publish("1.0.0");
+    let said = site.modelship("run");
+    said.refused(
+        "smoke",
+        &["sha256:", "not ready after 3 s", "/nothing-here"],
+    )
+    .next("answer 200 on /nothing-here; nothing was pushed");
+    assert!(said.err().contains("gunicorn"), "the app's log is shown");
+    site.released_nothing();
+}
+
+#[test]
+fn an_app_whose_tests_fail_is_not_built() {
+    let Some(base) = shared_base() else { return };
+    let site = Site::new(&[("tests = []\n", "")]);
+    site.adopt(base);
+    site.publish("1.0.0");
+    let broken = "\n\ndef test_that_fails():\n    assert 1 == 2, 'one is not two'\n";
+    let suite = site.path("app/tests/test_app.py");
+    let text = fs::read_to_string(&suite).unwrap() + broken;
+    fs::write(&suite, text).unwrap();
+    let said = site.modelship("run");
+    said.refused("test", &["digits"])
+        .next("mend the app or its tests");
+    assert!(
+        said.err().contains("one is not two"),
+        "the suite's log is shown"
+    );
+    site.released_nothing();
+}
+
+/// The weights change between the manifest and the read, keeping their size.
+#[test]
+fn a_model_file_that_was_replaced_is_not_shipped() {
+    let Some(base) = shared_base() else { return };
+    let site = Site::new(&[]);
+    site.adopt(base);
+    site.publish("1.0.0");
+    let weights = site.path("store/digits/versions/1.0.0/files/weights.npz");
+    let mut bytes = fs::read(&weights).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&weights, &bytes).unwrap();
+    let said = site.modelship("run");
+    said.refused("fetch", &["weights.npz"]);
+    site.released_nothing();
+    let models = site.path("state/cache/models");
+    assert_eq!(
+        fs::read_dir(models).unwrap().count(),
+        0,
+        "kept for later runs"
+    );
+}
