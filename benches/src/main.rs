@@ -1,2 +1,73 @@
-//! Side-by-side measurements, printed as ratios of one run.
-fn main() {}
+//! Side-by-side measurements: ours, peers and the machine's limits, as ratios of one run.
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a program for a person at a terminal"
+)]
+
+mod limits;
+mod machine;
+mod material;
+mod ours;
+mod peers;
+mod push;
+mod table;
+mod weights;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+/// Whatever ends a benchmark early; nobody has to tell the causes apart.
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+/// Measures, and prints a table and one line of JSON.
+#[derive(Parser)]
+#[command(name = "cargo xtask bench", bin_name = "cargo xtask bench")]
+struct Arguments {
+    /// Names the benchmarks.
+    #[arg(long)]
+    list: bool,
+    #[command(subcommand)]
+    bench: Option<Bench>,
+}
+
+#[derive(Subcommand)]
+enum Bench {
+    /// Store to registry: weights read, framed as a tar layer and pushed in one pass.
+    Push(push::Options),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let done = match arguments.bench {
+        _ if arguments.list => {
+            list();
+            Ok(())
+        }
+        Some(Bench::Push(options)) => run(push::run(&options)),
+        None => Err("name a benchmark; `--list` lists them".into()),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problem) => {
+            eprintln!("error: {problem}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn list() {
+    let command = Arguments::command();
+    for bench in command.get_subcommands() {
+        let about = bench.get_about().map(ToString::to_string);
+        println!("{}: {}", bench.get_name(), about.unwrap_or_default());
+    }
+}
+
+fn run(bench: impl Future<Output = Result<()>>) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(bench)
+}
