@@ -180,6 +180,15 @@ pub(crate) async fn write(
         .map(drop)
 }
 
+/// When release `number` was first written, by the cluster's own clock; empty where that is unknown.
+pub(crate) async fn begun(cluster: &Cluster, app: &str, number: u64) -> String {
+    let found = cluster
+        .get(STAGE, Kind::ConfigMap, &name(app, number))
+        .await;
+    let found = found.ok().flatten().unwrap_or_default();
+    text(&found, "/metadata/creationTimestamp")
+}
+
 /// Deletes what lies behind the newest `keep` releases, but never a release to return to.
 pub(crate) async fn prune(cluster: &Cluster, app: &str, keep: usize) -> Result<()> {
     for number in superfluous(&history(cluster, app).await?, keep) {

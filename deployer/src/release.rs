@@ -262,7 +262,8 @@ async fn fail(
     (app, sink): (&str, Sink<'_>),
 ) -> Outcome {
     sink(Event::Failed(cause.clone()));
-    let evidence = evidence::collect(&deployer.cluster, app, &cause).await;
+    let since = record::begun(&deployer.cluster, app, entry.release.number).await;
+    let evidence = evidence::collect(&deployer.cluster, app, &cause, &since).await;
     entry.release.cause = Some(cause.clone());
     entry.release.evidence = Some(evidence.clone());
     // Kept before anything is undone; it is written again with the outcome.

@@ -91,7 +91,7 @@ impl Deployer {
 
     /// The Service's events name what the cloud refuses, such as a DNS label in use.
     async fn no_address(&self, app: &str, timeout: Duration) -> Error {
-        let events: Vec<String> = evidence::events(&self.cluster, app)
+        let events: Vec<String> = evidence::events(&self.cluster, app, "")
             .await
             .into_iter()
             .filter(|event| event.starts_with("service/"))
