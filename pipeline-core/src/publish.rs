@@ -128,16 +128,14 @@ async fn write_layout(
     moved: &Moved,
     timer: &StageTimer,
 ) -> Result<()> {
-    let progress = |event: image_builder::Event| {
-        if let image_builder::Event::Moved {
+    let progress = |event: image_builder::Event| match event {
+        image_builder::Event::Moved {
             object,
             done,
             total,
-        } = event
-        {
-            timer.bytes(&object, done, Some(total));
-            moved.add(&object, done);
-        }
+        } => timer.bytes(&object, done, Some(total)),
+        image_builder::Event::Stored { digest, size } => moved.add(&digest, size),
+        _ => {}
     };
     for tag in tags {
         layout::write(folder, image, tag, &progress)
