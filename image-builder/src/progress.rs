@@ -15,6 +15,13 @@ pub enum Event {
         /// The bytes to move in all.
         total: u64,
     },
+    /// An object was moved to its end and stored under its digest, which is known only now.
+    Stored {
+        /// The digest.
+        digest: Arc<str>,
+        /// Its size in bytes.
+        size: u64,
+    },
     /// The object was already there; nothing was moved.
     Reused {
         /// What is there: a digest, a file or a package.

@@ -195,7 +195,8 @@ impl Pipeline {
             model.version(),
             model.policy()
         ));
-        let source = Source::take(app, &self.cache.folder(Stage::Observe, "source")?)?;
+        let source = Source::take(app, &self.cache.folder(Stage::Observe, "source")?)?
+            .without(&self.config.own_paths());
         let code = recipe::code_layer(&source).await?;
         let revision = recipe::revision(&source, &code);
         let state = self.target.observe(&app.name).await?;

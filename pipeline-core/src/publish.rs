@@ -1,8 +1,8 @@
 //! Where images go: a registry's repository, or an OCI image layout on disk.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use modelship_image_builder::{self as image_builder, Image, Layer, MediaType, Sealed, layout};
 use modelship_registry::{self as registry, Blob, PinnedReference, Repository};
@@ -128,37 +128,19 @@ async fn write_layout(
     moved: &Moved,
     timer: &StageTimer,
 ) -> Result<()> {
-    let kept = Mutex::new(BTreeSet::new());
     let progress = |event: image_builder::Event| match event {
         image_builder::Event::Moved {
             object,
             done,
             total,
         } => timer.bytes(&object, done, Some(total)),
-        image_builder::Event::Reused { object, .. } => {
-            let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
-            kept.insert(object.to_string());
-        }
+        image_builder::Event::Stored { digest, size } => moved.add(&digest, size),
         _ => {}
     };
-    for (number, tag) in tags.iter().enumerate() {
-        let written = layout::write(folder, image, tag, &progress)
+    for tag in tags {
+        layout::write(folder, image, tag, &progress)
             .await
             .map_err(|e| Error::step(Stage::Push, folder.display(), e))?;
-        if number == 0 {
-            let kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
-            for layer in &written.layers {
-                let digest = digest_of(layer);
-                moved.add(
-                    &digest,
-                    if kept.contains(&digest) {
-                        0
-                    } else {
-                        layer.len()
-                    },
-                );
-            }
-        }
     }
     Ok(())
 }
@@ -234,13 +216,19 @@ struct Moved(Mutex<BTreeMap<String, u64>>);
 
 impl Moved {
     fn add(&self, what: &str, done: u64) {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self
+            .0
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         let seen = all.entry(what.to_owned()).or_default();
         *seen = (*seen).max(done);
     }
 
     fn records(&self, layers: &[Layer]) -> Vec<LayerRecord> {
-        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = self
+            .0
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         let record = |layer: &Layer| {
             let digest = digest_of(layer);
             let moved = all.get(&digest).copied().unwrap_or(0);

@@ -20,8 +20,9 @@ const APP: &str = "/app";
 /// Of image-builder, for files that cannot be read or stand for none.
 pub(crate) async fn code_layer(source: &Source) -> Result<Layer> {
     let step = |e| Error::step(Stage::Observe, source.folder.display(), e);
-    let layer = Layer::directory(APP, &source.folder).map_err(step)?;
-    Ok(layer
+    let tree = Tree::from_dir(APP, &source.folder, &options(source)).map_err(step)?;
+    Ok(Layer::tree(tree)
+        .map_err(step)?
         .measure()
         .await
         .map_err(step)?
@@ -31,7 +32,7 @@ pub(crate) async fn code_layer(source: &Source) -> Result<Layer> {
 /// The whole app folder, tests included, as the test suite sees it.
 pub(crate) async fn test_layer(source: &Source) -> Result<Layer> {
     let step = |e| Error::step(Stage::Test, source.folder.display(), e);
-    let mut options = TreeOptions::default();
+    let mut options = options(source);
     options.no_ignore_file = true;
     let tree = Tree::from_dir(APP, &source.folder, &options).map_err(step)?;
     Layer::tree(tree)
@@ -39,6 +40,12 @@ pub(crate) async fn test_layer(source: &Source) -> Result<Layer> {
         .measure()
         .await
         .map_err(step)
+}
+
+fn options(source: &Source) -> TreeOptions {
+    let mut options = TreeOptions::default();
+    options.ignore.clone_from(&source.left_out);
+    options
 }
 
 /// How the app is run: the same in the tests, in the smoke test and in the image's configuration.

@@ -1,8 +1,9 @@
 //! The app's code as one immutable snapshot: a commit of a git repository, or a folder as it is.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use gix::bstr::ByteSlice as _;
 
@@ -20,6 +21,8 @@ pub struct Source {
     pub folder: PathBuf,
     /// Where it came from, for people.
     pub origin: String,
+    /// What of the folder is not the app's, as `.gitignore` patterns.
+    pub(crate) left_out: Vec<String>,
 }
 
 impl Source {
@@ -55,7 +58,31 @@ impl Source {
             commit: None,
             folder: path.to_owned(),
             origin: path.display().to_string(),
+            left_out: Vec::new(),
         })
+    }
+
+    /// Leaves out those of `paths` that lie in the folder, and the folders that hold nothing
+    /// else; the app's folder itself is never left out.
+    #[must_use]
+    pub(crate) fn without(mut self, paths: &[PathBuf]) -> Self {
+        let inside = paths
+            .iter()
+            .filter_map(|path| path.strip_prefix(&self.folder).ok())
+            .filter(|path| path.components().all(|c| matches!(c, Component::Normal(_))))
+            .filter(|path| !path.as_os_str().is_empty());
+        let mut own: BTreeSet<PathBuf> = inside.map(Path::to_owned).collect();
+        for path in own.clone() {
+            let above = path.ancestors().skip(1);
+            for folder in above.take_while(|folder| !folder.as_os_str().is_empty()) {
+                if !holds_only(&self.folder, folder, &own) {
+                    break;
+                }
+                own.insert(folder.to_owned());
+            }
+        }
+        self.left_out = own.iter().filter_map(|p| p.to_str()).map(pattern).collect();
+        self
     }
 
     fn commit(app: &AppConfig, repository: &Path, cache: &Path) -> Result<Self> {
@@ -89,8 +116,31 @@ impl Source {
             commit: Some(id),
             folder: target,
             origin,
+            left_out: Vec::new(),
         })
     }
+}
+
+/// Whether `folder`, below `root`, is there and holds nothing but what `own` names.
+fn holds_only(root: &Path, folder: &Path, own: &BTreeSet<PathBuf>) -> bool {
+    fs::read_dir(root.join(folder)).is_ok_and(|entries| {
+        let mut names = entries
+            .flatten()
+            .map(|entry| folder.join(entry.file_name()));
+        names.all(|name| own.contains(&name))
+    })
+}
+
+/// The `.gitignore` pattern of exactly this path.
+fn pattern(path: &str) -> String {
+    let mut pattern = String::from("/");
+    for c in path.chars() {
+        if "\\*?[]!# ".contains(c) {
+            pattern.push('\\');
+        }
+        pattern.push(c);
+    }
+    pattern
 }
 
 /// The commit that `app`'s branch points to now; `None` for a folder source.
@@ -214,4 +264,53 @@ fn write_file(path: &Path, data: &[u8], executable: bool) -> std::io::Result<()>
         .mode(mode)
         .open(path)?
         .write_all(data)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_road_writes_into_the_app_s_folder_is_not_the_app_s() {
+        let folder = tempfile::tempdir().unwrap();
+        for file in [
+            "app.py",
+            "out/a/image/x",
+            "out/manifests/x",
+            "state/x",
+            "out [1]/x",
+            "sub/state/x",
+            "kubeconfig",
+        ] {
+            let path = folder.path().join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "").unwrap();
+        }
+        let inside = |name: &str| folder.path().join(name);
+        let own = [
+            inside("out/a/image"),
+            inside("out/manifests"),
+            inside("state"),
+            inside("out [1]"),
+            inside("./kubeconfig"),
+            inside(""),
+        ];
+        let elsewhere = [PathBuf::from("/elsewhere"), folder.path().join("..")];
+        let source = Source::folder(&inside("."))
+            .unwrap()
+            .without(&[&own[..], &elsewhere[..]].concat());
+        let mut options = modelship_image_builder::TreeOptions::default();
+        options.ignore = source.left_out;
+        let tree = modelship_image_builder::Tree::from_dir("/app", &source.folder, &options);
+        let tree = tree.unwrap();
+        let names: Vec<_> = tree.iter().map(|(name, _)| name.to_string()).collect();
+        let files = [
+            "app",
+            "app/app.py",
+            "app/sub",
+            "app/sub/state",
+            "app/sub/state/x",
+        ];
+        assert_eq!(names, files);
+    }
 }

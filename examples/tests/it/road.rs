@@ -35,6 +35,7 @@ fn from_init_to_rollback_every_answer_is_json() {
 
     let first = at("run --json").json();
     assert_eq!(first["run"], "released");
+    holds_no_road(&site, &first);
     let first_image = first["release"]["image"].clone();
     let manifests = site.path("app/out/manifests/app.yaml");
     let first_manifests = fs::read(&manifests).unwrap();
@@ -63,6 +64,26 @@ fn from_init_to_rollback_every_answer_is_json() {
     assert!(digest_is(&first, &status), "{status}");
 
     at("rollback --json").refused("rollback", &["no earlier release"]);
+}
+
+/// The app's folder holds configuration, store, lock, caches and images by now; none but the
+/// configuration is in the image.
+#[track_caller]
+fn holds_no_road(site: &Site, run: &serde_json::Value) {
+    let layers = run["release"]["layers"].as_array().unwrap();
+    let code = layers.iter().find(|layer| layer["role"] == "code").unwrap();
+    let digest = code["digest"].as_str().unwrap().replace(':', "/");
+    let blob = fs::read(site.path("app/out/image/blobs").join(digest)).unwrap();
+    let holds = |name: &str| blob.windows(name.len()).any(|w| w == name.as_bytes());
+    assert!(holds("app/gunicorn.conf.py"));
+    for name in [
+        "app/store",
+        "app/.modelship",
+        "app/out",
+        "app/modelship.lock",
+    ] {
+        assert!(!holds(name), "{name} is in the image");
+    }
 }
 
 /// Whether what runs by `status` is the image of `run`.

@@ -68,6 +68,10 @@ impl Blobs {
         let path = self.path(&digest)?;
         let stored = path.clone();
         blocking(move || persist(temp, &stored)).await?;
+        progress(Event::Stored {
+            digest: digest.to_string().into(),
+            size: layer.len(),
+        });
         Ok(at_rest(&layer, path))
     }
 

@@ -53,6 +53,25 @@ async fn an_image_comes_back_as_it_was_written() {
 }
 
 #[tokio::test]
+async fn each_layer_that_is_stored_is_told_by_its_digest() {
+    let dir = tempfile::tempdir().unwrap();
+    let stored = Mutex::new(vec![]);
+    let sink = |event| {
+        if let Event::Stored { digest, size } = event {
+            stored.lock().unwrap().push((digest.to_string(), size));
+        }
+    };
+    let sealed = write(dir.path(), &image(&["a", "b"]), "x", &sink)
+        .await
+        .unwrap();
+    let layers = sealed.layers.iter().map(|layer| {
+        let descriptor = layer.descriptor().unwrap();
+        (descriptor.digest().to_string(), descriptor.size())
+    });
+    assert_eq!(stored.into_inner().unwrap(), layers.collect::<Vec<_>>());
+}
+
+#[tokio::test]
 async fn a_second_write_moves_nothing_and_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let first = write(dir.path(), &image(&["a"]), "x", &quiet)

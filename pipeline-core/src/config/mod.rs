@@ -158,6 +158,20 @@ impl Config {
         }
         self.model.anchor(folder);
     }
+
+    /// What a road itself reads and writes on this machine: caches, records, images, manifests,
+    /// the store and the kubeconfig. None of it is the app's, also where it lies in its folder.
+    pub(crate) fn own_paths(&self) -> Vec<PathBuf> {
+        let named = [
+            self.registry.layout.as_ref(),
+            self.deploy.manifests.as_ref(),
+            self.deploy.kubeconfig.as_ref(),
+            self.base.lock.as_ref(),
+            Some(&self.state),
+        ];
+        let store = self.model.local_store();
+        named.into_iter().flatten().cloned().chain(store).collect()
+    }
 }
 
 /// TOML messages may span lines; an error is one line.

@@ -157,6 +157,13 @@ impl ModelConfig {
         }
     }
 
+    /// The folder of a `file://` store, which holds this model's folder and those of others.
+    pub(super) fn local_store(&self) -> Option<PathBuf> {
+        let url = self.reference().ok()?.url.to_string();
+        let model = PathBuf::from(url.strip_prefix("file://")?);
+        model.parent().map(Path::to_owned)
+    }
+
     /// The reference that the URL spells.
     ///
     /// # Errors
