@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use object_store::path::Path;
-use object_store::{GetOptions, GetRange, GetResult};
+use object_store::{GetOptions, GetRange, GetResult, GetResultPayload};
 use sha2::{Digest as _, Sha256};
 use tokio::task::JoinHandle;
 
@@ -117,23 +117,23 @@ impl ModelStore {
                 // An empty object has no range to ask for.
                 store.check_empty(&source).await?;
             }
-            let mut hasher = expected.is_some().then(Sha256::new);
+            let mut hashing = expected.is_some().then(Hashing::new);
             let mut parts = std::pin::pin!(store.parts(&source, from));
             let mut at = from;
             while let Some(part) = parts.try_next().await? {
                 at += part.iter().map(|chunk| chunk.len() as u64).sum::<u64>();
-                if let Some(running) = hasher.take() {
-                    hasher = Some(hash(running, &part).await?);
+                if let Some(so_far) = hashing.take() {
+                    hashing = Some(so_far.add(&part).await?);
                 }
-                if at == source.size && let Some((hasher, expected)) = hasher.take().zip(expected.as_ref()) {
-                    store.check_digest(&source, hasher, expected)?;
+                if at == source.size && let Some((hashing, expected)) = hashing.take().zip(expected.as_ref()) {
+                    store.check_digest(&source, hashing.settle().await?, expected)?;
                 }
                 for chunk in part {
                     yield chunk;
                 }
             }
-            if let Some((hasher, expected)) = hasher.zip(expected) {
-                store.check_digest(&source, hasher, &expected)?;
+            if let Some((hashing, expected)) = hashing.zip(expected) {
+                store.check_digest(&source, hashing.settle().await?, &expected)?;
             }
         }
     }
@@ -183,16 +183,9 @@ impl ModelStore {
                 ..GetOptions::default()
             },
         );
-        let mut stream = found.await?.into_stream();
-        let (mut chunks, mut got) = (Vec::new(), 0);
-        while let Some(chunk) = stream
-            .try_next()
-            .await
-            .map_err(|error| self.changed_or(source, &error))?
-        {
-            got += chunk.len() as u64;
-            chunks.push(chunk);
-        }
+        let chunks = chunks(found.await?).await;
+        let chunks = chunks.map_err(|error| self.changed_or(source, &error))?;
+        let got = chunks.iter().map(|chunk| chunk.len() as u64).sum::<u64>();
         if got != length {
             let detail = format!("the answer ended after {got} of {length} bytes");
             return Err(Error::new(
@@ -285,18 +278,49 @@ impl Source {
     }
 }
 
-/// Hashes a part on a thread for blocking work: 8 MiB take milliseconds.
-async fn hash(mut hasher: Sha256, part: &[Bytes]) -> Result<Sha256> {
-    let part = part.to_vec();
-    let task = tokio::task::spawn_blocking(move || {
-        for chunk in &part {
-            hasher.update(chunk);
+/// The bytes of one answer, as they came.
+async fn chunks(found: GetResult) -> object_store::Result<Vec<Bytes>> {
+    match found.payload {
+        // As a stream a file comes in pieces of 8 KiB, each by way of another thread.
+        GetResultPayload::File(..) => Ok(vec![found.bytes().await?]),
+        GetResultPayload::Stream(stream) => stream.try_collect().await,
+    }
+}
+
+/// The digest of the parts so far. A part is hashed on a thread for blocking work while the
+/// consumer has it: hashing does not hold up what becomes of the bytes.
+enum Hashing {
+    Settled(Sha256),
+    Running(JoinHandle<Sha256>),
+}
+
+impl Hashing {
+    fn new() -> Self {
+        Self::Settled(Sha256::new())
+    }
+
+    /// Begins to hash `part` when those before it are done: of all parts given out, only the last
+    /// one is held.
+    async fn add(self, part: &[Bytes]) -> Result<Self> {
+        let mut hasher = self.settle().await?;
+        let part = part.to_vec();
+        Ok(Self::Running(tokio::task::spawn_blocking(move || {
+            for chunk in &part {
+                hasher.update(chunk);
+            }
+            hasher
+        })))
+    }
+
+    async fn settle(self) -> Result<Sha256> {
+        match self {
+            Self::Settled(hasher) => Ok(hasher),
+            Self::Running(task) => task.await.map_err(|error| {
+                Error::new(ErrorKind::Io, STAGE, "sha256", "the hashing task ended")
+                    .with_source(error)
+            }),
         }
-        hasher
-    });
-    task.await.map_err(|error| {
-        Error::new(ErrorKind::Io, STAGE, "sha256", "the hashing task ended").with_source(error)
-    })
+    }
 }
 
 /// A task that ends with its handle, so that dropping a stream stops its requests.
@@ -316,5 +340,33 @@ impl<T> Abort<T> {
 impl<T> Drop for Abort<T> {
     fn drop(&mut self) {
         self.0.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{PublishOptions, Selector, StoreOptions, StoreUrl};
+
+    #[tokio::test]
+    async fn a_file_is_given_out_in_whole_parts() {
+        let dir = tempfile::tempdir().unwrap();
+        let source = dir.path().join("source");
+        std::fs::create_dir(&source).unwrap();
+        let size = usize::try_from(PART).unwrap() * 2 + 7;
+        std::fs::write(source.join("f"), vec![5; size]).unwrap();
+        let url = StoreUrl::from_dir(dir.path(), "m").unwrap();
+        let store = ModelStore::open(&url, &StoreOptions::default()).unwrap();
+        let options = PublishOptions::default();
+        store.publish(&source, "1", options, &drop).await.unwrap();
+        let model = store.resolve(&Selector::Latest).await.unwrap();
+        let chunks: Vec<Bytes> = store
+            .read(&model, "f", 0)
+            .unwrap()
+            .try_collect()
+            .await
+            .unwrap();
+        let sizes: Vec<u64> = chunks.iter().map(|chunk| chunk.len() as u64).collect();
+        assert_eq!(sizes, [PART, PART, 7]);
     }
 }
