@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use modelship_pipeline_core::{ErrorKind, Pipeline, Release, Run, Stage, Trigger};
 
 use crate::client::{Crowd, User};
+use crate::repository::golden;
 use crate::watch::Watch;
 use crate::world::World;
 
@@ -30,7 +31,7 @@ async fn the_whole_road_on_a_real_node() {
     let mut watch = Watch::start(pipeline.clone());
 
     let first = first_release(&world, &mut watch).await;
-    let user = User::new(first.address.as_deref().unwrap(), &world.golden());
+    let user = User::new(first.address.as_deref().unwrap(), &golden());
     serves(&user, "1.0.0", &digest, &world.repository.head()).await;
     looks_public(&world).await;
     an_unchanged_run_moves_nothing(&world, &pipeline, &first).await;

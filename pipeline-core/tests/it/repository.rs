@@ -11,6 +11,11 @@ pub(crate) fn example() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/flask-app")
 }
 
+/// The golden request of the app.
+pub(crate) fn golden() -> PathBuf {
+    example().join("smoke/score.json")
+}
+
 /// A repository of its own, gone when dropped.
 #[derive(Debug)]
 pub(crate) struct Repository {

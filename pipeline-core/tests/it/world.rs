@@ -1,7 +1,6 @@
 //! Everything around the pipeline: a git repository, a model store, a private registry, a cluster.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -11,7 +10,7 @@ use modelship_testkit::{Azurite, Cluster, DockerRegistry, Tier, need};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::repository::{Repository, example};
+use crate::repository::{Repository, example, golden};
 
 pub(crate) const NAMESPACE: &str = "shop";
 const PULL_SECRET: &str = "registry";
@@ -88,18 +87,13 @@ impl World {
         Edge::from_env(lookup).await.unwrap()
     }
 
-    /// The golden request of the app.
-    pub(crate) fn golden(&self) -> PathBuf {
-        example().join("smoke/score.json")
-    }
-
     fn config(&self) -> Config {
         let text = format!(
             r#"
             state = "state"
             [app]
             name = "digits"
-            repository = {repository:?}
+            repository = '{repository}'
             branch = "main"
             [model]
             url = "az://{CONTAINER}.{account}/digits@latest"
@@ -112,7 +106,7 @@ impl World {
             ca = "ca.pem"
             tags = ["{{version}}-{{revision}}"]
             [deploy]
-            kubeconfig = {kubeconfig:?}
+            kubeconfig = '{kubeconfig}'
             namespace = "{NAMESPACE}"
             replicas = 2
             expose = "load-balancer"
@@ -122,11 +116,11 @@ impl World {
             [watch]
             poll = "500ms"
             "#,
-            repository = self.repository.path(),
+            repository = self.repository.path().display(),
             account = self.azurite.account(),
-            golden = self.golden(),
+            golden = golden().display(),
             host = self.registry.host(),
-            kubeconfig = self.cluster.kubeconfig(),
+            kubeconfig = self.cluster.kubeconfig().display(),
         );
         let mut config = Config::parse(&text, "modelship.toml").unwrap();
         config.anchor(self.files.path());
