@@ -202,10 +202,10 @@ mod tests {
     #[test]
     fn a_small_file_is_enough() {
         let mut config = Config::parse(SMALL, "modelship.toml").unwrap();
-        config.anchor(Path::new("/work"));
-        assert_eq!(config.app.path.as_deref(), Some(Path::new("/work/app")));
+        config.anchor(Path::new("/srv"));
+        assert_eq!(config.app.path.as_deref(), Some(Path::new("/srv/app")));
         assert_eq!(config.app.port, 8080);
-        assert_eq!(config.state, Path::new("/work/.modelship"));
+        assert_eq!(config.state, Path::new("/srv/.modelship"));
     }
 
     #[test]
