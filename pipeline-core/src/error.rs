@@ -126,6 +126,19 @@ pub(crate) struct Below {
     source: Option<BoxError>,
 }
 
+#[cfg(test)]
+impl Below {
+    /// A fault that may pass.
+    pub(crate) fn passing(text: &str) -> Self {
+        Self {
+            text: text.to_owned(),
+            hint: None,
+            retryable: true,
+            source: None,
+        }
+    }
+}
+
 /// Leaf errors all have the same shape, so they bend into [`Below`] the same way.
 macro_rules! below {
     ($($krate:ident),*) => {$(

@@ -124,3 +124,124 @@ impl Pipeline {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicI64, Ordering};
+
+    use super::*;
+    use crate::{Config, Edge, publish_model, silent};
+
+    /// The test's own clock, in seconds since 1970.
+    static NOW: AtomicI64 = AtomicI64::new(1_800_000_000);
+
+    fn now() -> DateTime<Utc> {
+        DateTime::from_timestamp(NOW.load(Ordering::SeqCst), 0).unwrap()
+    }
+
+    async fn pipeline(folder: &std::path::Path) -> Pipeline {
+        let text = r#"
+            [app]
+            name = "digits"
+            path = "app"
+            [model]
+            url = "file://store/digits@latest"
+            [registry]
+            layout = "image"
+            [deploy]
+            manifests = "manifests"
+            [watch]
+            schedule = "0 2 * * *"
+            timezone = "Europe/Berlin"
+        "#;
+        let mut config = Config::parse(text, "test").unwrap();
+        config.anchor(folder);
+        let mut edge = Edge::from_env(|_| None).await.unwrap();
+        edge.now = now;
+        Pipeline::from_config(&config, edge).await.unwrap()
+    }
+
+    async fn publish(pipeline: &Pipeline, folder: &std::path::Path, version: &str) {
+        let model = folder.join("model");
+        std::fs::create_dir_all(&model).unwrap();
+        std::fs::write(model.join("weights"), version).unwrap();
+        let url = &pipeline.config.model.url;
+        publish_model(url, &pipeline.edge, &model, version, &silent())
+            .await
+            .unwrap();
+    }
+
+    #[tokio::test]
+    async fn models_and_the_schedule_trigger_once_each() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipeline = pipeline(folder.path()).await;
+        let schedule = Schedule::from_config(&pipeline.config.watch).unwrap();
+        let mut state = State {
+            commit: None,
+            model: None,
+            due: pipeline.due(schedule.as_ref()),
+            failures: 0,
+        };
+        let due = state.due.unwrap();
+
+        let empty = pipeline
+            .next_trigger(&mut state, schedule.as_ref())
+            .await
+            .unwrap_err();
+        assert_eq!(empty.stage(), Stage::Watch, "{empty}");
+
+        publish(&pipeline, folder.path(), "1.0.0").await;
+        let mut next = async || {
+            pipeline
+                .next_trigger(&mut state, schedule.as_ref())
+                .await
+                .unwrap()
+        };
+        assert_eq!(next().await, Some(Trigger::Model("1.0.0".into())));
+        assert_eq!(next().await, None);
+        publish(&pipeline, folder.path(), "1.1.0").await;
+        assert_eq!(next().await, Some(Trigger::Model("1.1.0".into())));
+        assert_eq!(next().await, None);
+
+        NOW.store(due.timestamp() - 1, Ordering::SeqCst);
+        assert_eq!(next().await, None);
+        NOW.store(due.timestamp(), Ordering::SeqCst);
+        assert_eq!(next().await, Some(Trigger::Schedule(due)));
+        assert_eq!(next().await, None);
+        NOW.store(due.timestamp() + 24 * 3600, Ordering::SeqCst);
+        let tomorrow = next().await;
+        assert!(
+            matches!(tomorrow, Some(Trigger::Schedule(at)) if at > due),
+            "{tomorrow:?}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_passing_fault_is_tried_again_and_a_real_one_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipeline = pipeline(folder.path()).await;
+        publish(&pipeline, folder.path(), "1.0.0").await;
+        let mut state = State {
+            commit: None,
+            model: None,
+            due: None,
+            failures: 0,
+        };
+        let first = pipeline.next_trigger(&mut state, None).await.unwrap();
+        assert!(first.is_some());
+        let real = Error::new(ErrorKind::TestsFailed, Stage::Test, "digits", "no");
+        state.learn(&Err(real));
+        assert_eq!(pipeline.next_trigger(&mut state, None).await.unwrap(), None);
+        let passing = Error::step(
+            Stage::Push,
+            "r.invalid",
+            crate::error::Below::passing("down"),
+        );
+        state.learn(&Err(passing));
+        assert_eq!(
+            pipeline.next_trigger(&mut state, None).await.unwrap(),
+            first
+        );
+        assert!(pipeline.pause(&state) > pipeline.config.watch.poll.duration());
+    }
+}
