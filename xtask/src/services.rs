@@ -34,7 +34,7 @@ pub(crate) fn test(install_first: bool, arguments: &[String]) -> Result<(), Stri
     }
     let skips = std::env::temp_dir().join(format!("modelship-skips-{}", std::process::id()));
     fs::write(&skips, "").map_err(|e| format!("{}: {e}", skips.display()))?;
-    let mut words = vec!["test"];
+    let mut words = vec!["test", "--locked", "--no-fail-fast"];
     if arguments.is_empty() {
         words.push("--workspace");
     }
