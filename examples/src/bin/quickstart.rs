@@ -66,13 +66,13 @@ fn config(arguments: &Arguments) -> Result<Config> {
         state = "state"
         [app]
         name = "digits"
-        path = '{app}'
+        path = {app}
         [model]
         url = "file://store/digits@latest"
         [base]
         lock = "modelship.lock"
         [smoke]
-        request = '{app}/smoke/score.json'
+        request = {golden}
         [registry]
         layout = "image"
         tags = ["{{version}}"]
@@ -81,11 +81,17 @@ fn config(arguments: &Arguments) -> Result<Config> {
         expose = "load-balancer"
         dns_label = "digits"
         "#,
-        app = app.display(),
+        app = quoted(&app),
+        golden = quoted(&app.join("smoke/score.json")),
     );
     let mut config = Config::parse(&text, "quickstart")?;
     config.anchor(&out);
     Ok(config)
+}
+
+/// A path as a TOML basic string: JSON's escapes are valid there.
+fn quoted(path: &Path) -> serde_json::Value {
+    path.display().to_string().into()
 }
 
 /// What data scientists would do: publish each version of the model. Publishing the same bytes
