@@ -13,11 +13,6 @@ pub(crate) fn describe() -> String {
     format!("{cores} cores, Linux {}, load {load}", kernel.trim())
 }
 
-/// Starts counting the peak of this process's resident memory anew (proc(5), `clear_refs`).
-pub(crate) fn reset_peak() -> Result<()> {
-    Ok(fs::write("/proc/self/clear_refs", "5")?)
-}
-
 /// The peak of this process's resident memory, in MiB.
 pub(crate) fn peak_rss_mib() -> Result<u64> {
     let status = fs::read_to_string("/proc/self/status")?;

@@ -5,12 +5,17 @@
     reason = "a program for a person at a terminal"
 )]
 
+mod discard;
+mod instructions;
 mod limits;
 mod machine;
 mod material;
 mod ours;
 mod peers;
+mod memory;
 mod push;
+//mod swap;
+mod synthetic;
 mod table;
 mod weights;
 
@@ -19,7 +24,8 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 
 /// Whatever ends a benchmark early; nobody has to tell the causes apart.
-type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
+type Error = Box<dyn std::error::Error + Send + Sync>;
+type Result<T> = std::result::Result<T, Error>;
 
 /// Measures, and prints a table and one line of JSON.
 #[derive(Parser)]
@@ -36,6 +42,12 @@ struct Arguments {
 enum Bench {
     /// Store to registry: weights read, framed as a tar layer and pushed in one pass.
     Push(push::Options),
+    /// Instructions per byte of small cases, compared with those recorded.
+    Instructions(instructions::Options),
+    /// Peak memory of a push, from 1 to 20 GiB.
+    PushMemory(memory::Options),
+    // A code-only change on an image of several GiB: seconds and bytes.
+    //Swap(swap::Options),
 }
 
 fn main() -> ExitCode {
@@ -46,6 +58,9 @@ fn main() -> ExitCode {
             Ok(())
         }
         Some(Bench::Push(options)) => run(push::run(&options)),
+        Some(Bench::Instructions(options)) => instructions::run(&options),
+        Some(Bench::PushMemory(options)) => run(memory::run(&options)),
+        //Some(Bench::Swap(options)) => run(swap::run(&options)),
         None => Err("name a benchmark; `--list` lists them".into()),
     };
     match done {

@@ -27,7 +27,7 @@ pub(crate) struct Material {
     pub(crate) tar: PathBuf,
     pub(crate) digest: String,
     pub(crate) size: u64,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Material {
@@ -49,8 +49,24 @@ impl Material {
             tar,
             digest,
             size,
-            _folder: folder,
+            folder,
         })
+    }
+
+    /// The folder in which the store keeps the model's file, for peers that take a file.
+    pub(crate) fn stored_in(&self) -> Result<PathBuf> {
+        let mut folders = vec![self.folder.path().join("models")];
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(&folder)? {
+                let entry = entry?;
+                if entry.file_type()?.is_dir() {
+                    folders.push(entry.path());
+                } else if entry.file_name() == FILE {
+                    return Ok(folder);
+                }
+            }
+        }
+        Err("the store's folder does not hold the model's file".into())
     }
 
     /// The layer of ours: nothing of it is read yet.
@@ -74,7 +90,8 @@ async fn publish(folder: &Path, mib: u64) -> Result<(ModelStore, Arc<ModelVersio
     Ok((store, Arc::new(model)))
 }
 
-fn layer(store: &ModelStore, model: &Arc<ModelVersion>) -> Result<Layer> {
+/// The model's file as a layer of its own.
+pub(crate) fn layer(store: &ModelStore, model: &Arc<ModelVersion>) -> Result<Layer> {
     let (store, model) = (store.clone(), Arc::clone(model));
     let size = model.total_size();
     let open = move |from| match store.read(&model, FILE, from) {

@@ -3,14 +3,13 @@
 use std::time::{Duration, Instant};
 
 use modelship_registry::{Blob, Credentials, RegistryOptions, Repository};
-use modelship_testkit::DockerRegistry;
 
 use crate::Result;
 use crate::material::Material;
 
 /// Pushes the layer without knowing its digest: one streaming PATCH, then the commit.
-pub(crate) async fn push(material: &Material, registry: &DockerRegistry) -> Result<Duration> {
-    let name = format!("{}/bench/weights", registry.host());
+pub(crate) async fn push(material: &Material, host: &str) -> Result<Duration> {
+    let name = format!("{host}/bench/weights");
     let start = Instant::now();
     let layer = material.layer()?;
     let options = RegistryOptions::default();

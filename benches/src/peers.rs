@@ -7,16 +7,21 @@ use modelship_testkit::{DockerRegistry, Judge, Tool};
 use tokio::process::Command;
 
 use crate::Result;
-use crate::material::Material;
+use crate::material::{FILE, Material};
 
 /// `curl`: POST for a session, PATCH of the file, PUT of the digest, which it is told. It hashes
 /// nothing and checks nothing: what the registry and the machine can take.
-pub(crate) async fn curl(material: &Material, registry: &DockerRegistry) -> Result<Duration> {
-    let host = registry.url();
+pub(crate) async fn curl(material: &Material, host: &str) -> Result<Duration> {
+    let base = format!("http://{host}");
+    let absolute = |location: String| match location.strip_prefix('/') {
+        Some(path) => format!("{base}/{path}"),
+        None => location,
+    };
     let start = Instant::now();
-    let uploads = format!("{host}/v2/bench/weights/blobs/uploads/");
-    let session = location(&call("POST", &uploads, None).await?)?;
-    let session = location(&call("PATCH", &session, Some(&material.tar)).await?)?;
+    let uploads = format!("{base}/v2/bench/weights/blobs/uploads/");
+    let session = absolute(location(&call("POST", &uploads, None).await?)?);
+    let session = call("PATCH", &session, Some(&material.tar)).await?;
+    let session = absolute(location(&session)?);
     let mark = if session.contains('?') { '&' } else { '?' };
     let commit = format!("{session}{mark}digest={}", material.digest);
     call("PUT", &commit, None).await?;
@@ -29,14 +34,67 @@ pub(crate) async fn crane_push(material: &Material, registry: &DockerRegistry) -
     crane(registry, &["push", &layout]).await
 }
 
-/// `crane append` of the tar to an empty image: it compresses the layer.
+/// What a script does without a builder: `tar` of the model's file, then `crane append` of it to
+/// an empty image, which compresses it.
 pub(crate) async fn crane_append(
     material: &Material,
     registry: &DockerRegistry,
 ) -> Result<Duration> {
-    let tar = material.tar.display().to_string();
+    let folder = tempfile::tempdir()?;
+    let tar = folder.path().join("layer.tar").display().to_string();
+    let start = Instant::now();
+    let mut make = Command::new("tar");
+    make.args(["--create", "--file", &tar, "--transform", "s,^,models/,"]);
+    make.arg("--directory").arg(material.stored_in()?);
+    make.arg(FILE).kill_on_drop(true);
+    done("tar", &make.output().await?)?;
+    let made = start.elapsed();
     let words = ["append", "--oci-empty-base", "-f", &tar, "-t"];
-    crane(registry, &words).await
+    Ok(made + crane(registry, &words).await?)
+}
+
+/// `buildah`: an image from nothing, the model's file copied into it, committed and pushed.
+pub(crate) async fn buildah(material: &Material, registry: &DockerRegistry) -> Result<Duration> {
+    let judge = Judge::of(registry)?;
+    let home = judge.home();
+    let file = material.stored_in()?.join(FILE).display().to_string();
+    let image = format!("{}/bench/weights:1", registry.host());
+    let run = async |words: &[&str]| {
+        let mut buildah = Command::new("buildah");
+        buildah
+            .arg("--root")
+            .arg(home.join("images"))
+            .arg("--runroot")
+            .arg(home.join("run"))
+            .args(["--storage-driver", "vfs"])
+            .args(words)
+            .env("HOME", home)
+            .env("XDG_RUNTIME_DIR", home.join("run"))
+            .env("TMPDIR", home)
+            .kill_on_drop(true);
+        let output = buildah.output().await?;
+        done("buildah", &output)?;
+        Ok::<_, crate::Error>(String::from_utf8(output.stdout)?.trim().to_owned())
+    };
+    let policy = home.join(".config/containers/policy.json");
+    let policy = policy.display().to_string();
+    let start = Instant::now();
+    let container = run(&["from", "scratch"]).await?;
+    run(&["copy", &container, &file, "/models/weights.bin"]).await?;
+    let commit = ["commit", "--signature-policy", &policy, &container, &image];
+    run(&commit).await?;
+    let push = ["push", "--signature-policy", &policy, "--tls-verify=false"];
+    run(&[&push[..], &[&image]].concat()).await?;
+    Ok(start.elapsed())
+}
+
+/// A program's failure as an error.
+fn done(program: &str, output: &std::process::Output) -> Result<()> {
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(format!("{program}: {}", said.trim()).into())
 }
 
 /// Runs `crane` with `words` and then the image's name.
@@ -69,10 +127,7 @@ async fn call(method: &str, url: &str, file: Option<&Path>) -> Result<String> {
         None => curl.args(["--header", "Content-Length: 0"]),
     };
     let output = curl.arg(url).output().await?;
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        return Err(format!("curl {method}: {}", said.trim()).into());
-    }
+    done("curl", &output)?;
     Ok(String::from_utf8(output.stdout)?)
 }
 

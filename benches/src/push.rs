@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use clap::Args;
 use modelship_testkit::{DockerRegistry, Tool, tool};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
+use crate::discard::Discard;
 use crate::material::Material;
 use crate::table::{Row, number, render};
 use crate::{Result, limits, machine, ours, peers};
@@ -19,6 +20,9 @@ pub(crate) struct Options {
     /// How often each contender runs.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     runs: u32,
+    /// Leaves out the peers that build an image and need several times the size on disk.
+    #[arg(long)]
+    no_builders: bool,
 }
 
 /// What is measured, in the order of the table.
@@ -28,57 +32,102 @@ enum Contender {
     Curl,
     CranePush,
     CraneAppend,
+    Buildah,
     StoreRead,
     Sha256,
+    OursDiscard,
+    CurlDiscard,
 }
 
+use Contender::{
+    Buildah, CraneAppend, CranePush, Curl, CurlDiscard, Ours, OursDiscard, Sha256, StoreRead,
+};
+
 impl Contender {
-    const ALL: [Self; 6] = [
-        Self::Ours,
-        Self::Curl,
-        Self::CranePush,
-        Self::CraneAppend,
-        Self::StoreRead,
-        Self::Sha256,
+    const ALL: [Self; 9] = [
+        Ours,
+        Curl,
+        CranePush,
+        CraneAppend,
+        Buildah,
+        StoreRead,
+        Sha256,
+        OursDiscard,
+        CurlDiscard,
     ];
 
     const fn name(self) -> &'static str {
         match self {
-            Self::Ours => "ours: store, tar and hash in one streaming PATCH",
-            Self::Curl => "peer and limit: curl, PATCH of the finished tar, no hash",
-            Self::CranePush => "peer: crane push, the finished tar as it is",
-            Self::CraneAppend => "peer: crane append, which compresses the finished tar",
-            Self::StoreRead => "limit: store read alone, verified",
-            Self::Sha256 => "limit: SHA-256 alone, one core",
+            Ours => "ours: store, tar and hash in one streaming PATCH",
+            Curl => "peer and limit: curl, PATCH of the finished tar, no hash",
+            CranePush => "peer: crane push, the finished tar as it is",
+            CraneAppend => "peer: tar, then crane append, which compresses it",
+            Buildah => "peer: buildah from scratch, copy, commit and push",
+            StoreRead => "limit: store read alone, verified",
+            Sha256 => "limit: SHA-256 alone, one core",
+            OursDiscard => "ours, into a registry that discards",
+            CurlDiscard => "peer and limit: curl, into a registry that discards",
         }
     }
 
-    /// Why it cannot run here.
-    fn missing(self) -> Option<String> {
+    /// Why it cannot run here, or is not to.
+    fn missing(self, options: &Options) -> Option<String> {
+        let program = |name: &str| {
+            let found = tool::program(name).is_some();
+            (!found).then(|| format!("{name} is not on PATH"))
+        };
         match self {
-            Self::Curl if tool::program("curl").is_none() => Some("curl is not on PATH".to_owned()),
-            Self::CranePush | Self::CraneAppend => {
-                tool::path(Tool::Crane).err().map(|missing| missing.reason)
-            }
+            CraneAppend | Buildah if options.no_builders => Some("left out".to_owned()),
+            Curl | CurlDiscard => program("curl"),
+            CranePush | CraneAppend => tool::path(Tool::Crane).err().map(|missing| missing.reason),
+            Buildah => program("buildah"),
             _ => None,
         }
     }
 
-    /// Runs it once. Each push has a registry of its own: nothing is there to be reused, and
-    /// nothing of it stays on disk.
-    async fn run(self, material: &Material) -> Result<Duration> {
+    /// Runs it once. Each push into the Docker registry has a registry of its own: nothing is
+    /// there to be reused, and nothing of it stays on disk.
+    async fn run(self, material: &Material, discard: &str) -> Result<Duration> {
         match self {
-            Self::StoreRead => return limits::store_read(material).await,
-            Self::Sha256 => return limits::sha256(material).await,
+            StoreRead => return limits::store_read(material).await,
+            Sha256 => return limits::sha256(material).await,
+            OursDiscard => return ours::push(material, discard).await,
+            CurlDiscard => return peers::curl(material, discard).await,
             _ => {}
         }
         let registry = DockerRegistry::open().await?;
         match self {
-            Self::Ours => ours::push(material, &registry).await,
-            Self::Curl => peers::curl(material, &registry).await,
-            Self::CranePush => peers::crane_push(material, &registry).await,
+            Ours => ours::push(material, &registry.host()).await,
+            Curl => peers::curl(material, &registry.host()).await,
+            CranePush => peers::crane_push(material, &registry).await,
+            Buildah => peers::buildah(material, &registry).await,
             _ => peers::crane_append(material, &registry).await,
         }
+    }
+}
+
+/// All rows of one run.
+struct Rows([Row; Contender::ALL.len()]);
+
+impl Rows {
+    fn of(&self, who: Contender) -> &Row {
+        &self.0[who as usize]
+    }
+
+    /// How much faster ours is than `peer`.
+    fn versus(&self, peer: Contender) -> Option<f64> {
+        self.of(peer).over(self.of(Ours))
+    }
+
+    /// The slowest of what a push cannot do without, into the registry that `curl` was measured
+    /// with: its name, and its time as a part of ours.
+    fn floor(&self, ours: Contender, curl: Contender) -> Option<(&'static str, f64)> {
+        let limits = [curl, StoreRead, Sha256].map(|limit| self.of(limit));
+        let slowest = limits
+            .into_iter()
+            .filter(|limit| limit.median().is_some())
+            .max_by(|a, b| a.median().partial_cmp(&b.median()).unwrap_or(std::cmp::Ordering::Equal))?;
+        Some((slowest.name, slowest.over(self.of(ours))?))
     }
 }
 
@@ -86,44 +135,51 @@ impl Contender {
 pub(crate) async fn run(options: &Options) -> Result<()> {
     tool::path(Tool::DockerRegistry)?;
     let material = Material::prepare(options.mib.into()).await?;
+    let discard = Discard::start()?.host();
     let about = machine::describe();
-    let mut rows = Contender::ALL.map(|who| Row::new(who.name(), who.missing()));
-    machine::reset_peak()?;
+    let mut rows = Contender::ALL.map(|who| Row::new(who.name(), who.missing(options)));
     for _ in 0..options.runs {
         for (who, row) in Contender::ALL.iter().zip(&mut rows) {
             if row.missing.is_none() {
-                row.add(who.run(&material).await?);
+                row.add(who.run(&material, &discard).await?);
             }
         }
     }
-    let peak = machine::peak_rss_mib()?;
     println!(
         "push: {} MiB of float32 weights ({} bytes of tar), {} runs in turn; {about}\n",
         options.mib, material.size, options.runs
     );
     println!("{}\n", render(&rows, options.mib.into()));
-    println!("{}", summary(options, &rows, peak));
+    println!("{}", summary(options, &Rows(rows)));
     Ok(())
 }
 
-/// The line of JSON: ratios above 1 are in our favour, and 1 is the limit of `of_floor`.
-fn summary(options: &Options, rows: &[Row; Contender::ALL.len()], peak: u64) -> Value {
-    let [ours, curl, push, append, read, hash] = rows;
-    let slowest = [curl, read, hash].into_iter().max_by(|a, b| {
-        a.median()
-            .unwrap_or(0.0)
-            .total_cmp(&b.median().unwrap_or(0.0))
-    });
-    json!({
-        "bench": "push",
-        "mib": options.mib,
-        "runs": options.runs,
-        "seconds": number(ours.median()),
-        "of_floor": number(slowest.and_then(|slowest| slowest.over(ours))),
-        "floor": slowest.map(|slowest| slowest.name),
-        "vs_curl": number(curl.over(ours)),
-        "vs_crane": number(push.over(ours)),
-        "vs_crane_append": number(append.over(ours)),
-        "peak_rss_mib": peak,
-    })
+/// The line of JSON: ratios above 1 are in our favour, and 1 is the limit of the floors.
+fn summary(options: &Options, rows: &Rows) -> Value {
+    let registry = rows.floor(Ours, Curl);
+    let discard = rows.floor(OursDiscard, CurlDiscard);
+    let lower = [registry, discard].into_iter().flatten();
+    let mut line = Map::new();
+    let mut put = |key: &str, value: Value| {
+        line.insert(key.to_owned(), value);
+    };
+    put("bench", json!("push"));
+    put("mib", json!(options.mib));
+    put("runs", json!(options.runs));
+    put("seconds", number(rows.of(Ours).median()));
+    put(
+        "of_floor",
+        number(lower.map(|(_, part)| part).min_by(f64::total_cmp)),
+    );
+    for (name, floor) in [("registry", registry), ("discard", discard)] {
+        put(&format!("of_floor_{name}"), number(floor.map(|f| f.1)));
+        put(&format!("floor_{name}"), json!(floor.map(|f| f.0)));
+    }
+    put("vs_curl", number(rows.versus(Curl)));
+    put("vs_crane_push", number(rows.versus(CranePush)));
+    put("vs_crane", number(rows.versus(CraneAppend)));
+    put("vs_buildah", number(rows.versus(Buildah)));
+    // A Docker engine is only measured where one runs; this program starts none.
+    put("vs_docker", Value::Null);
+    Value::Object(line)
 }

@@ -1,0 +1,145 @@
+//! A registry that takes every blob and keeps none: what a push costs without a disk behind it.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+
+/// How much of a body is read at a time.
+const PIECE: usize = 1 << 18;
+/// A request's head is read up to this length.
+const HEAD_MAX: u64 = 64 << 10;
+
+/// The registry; it listens until the process ends.
+pub(crate) struct Discard {
+    port: u16,
+}
+
+impl Discard {
+    /// Starts listening on loopback, with a thread for each connection.
+    pub(crate) fn start() -> io::Result<Self> {
+        let listener = TcpListener::bind(("127.0.0.1", 0))?;
+        let port = listener.local_addr()?.port();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                // A client that goes away ends its own connection only.
+                std::thread::spawn(move || drop(serve(stream)));
+            }
+        });
+        Ok(Self { port })
+    }
+
+    /// `127.0.0.1:PORT`.
+    pub(crate) fn host(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+}
+
+struct Head {
+    method: String,
+    path: String,
+    length: u64,
+}
+
+fn serve(stream: TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let mut writer = stream.try_clone()?;
+    let mut reader = BufReader::with_capacity(PIECE, stream);
+    let mut piece = vec![0; PIECE];
+    while let Some(head) = read_head(&mut reader)? {
+        drain(&mut reader, head.length, &mut piece)?;
+        writer.write_all(answer(&head).as_bytes())?;
+    }
+    Ok(())
+}
+
+/// The parts of a request's head that matter here; `None` when the client is done.
+fn read_head(reader: &mut impl BufRead) -> io::Result<Option<Head>> {
+    let mut limited = reader.take(HEAD_MAX);
+    let mut line = String::new();
+    if limited.read_line(&mut line)? == 0 {
+        return Ok(None);
+    }
+    let mut words = line.split(' ').map(str::to_owned);
+    let (method, path) = (
+        words.next().unwrap_or_default(),
+        words.next().unwrap_or_default(),
+    );
+    let mut length = 0;
+    loop {
+        let mut line = String::new();
+        limited.read_line(&mut line)?;
+        match line.trim_end().split_once(':') {
+            None => break,
+            Some((name, value)) if name.eq_ignore_ascii_case("content-length") => {
+                length = value.trim().parse().map_err(io::Error::other)?;
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(Some(Head {
+        method,
+        path,
+        length,
+    }))
+}
+
+fn drain(reader: &mut impl Read, mut left: u64, piece: &mut [u8]) -> io::Result<()> {
+    while left > 0 {
+        let want = piece.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        match reader.read(&mut piece[..want])? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            count => left -= count as u64,
+        }
+    }
+    Ok(())
+}
+
+/// What a registry without the blob says (distribution-spec, pushing blobs).
+fn answer(head: &Head) -> String {
+    let status = match head.method.as_str() {
+        "POST" | "PATCH" => "202 Accepted",
+        "PUT" => "201 Created",
+        "DELETE" => "204 No Content",
+        _ => "404 Not Found",
+    };
+    let (repository, _) = head.path.split_once("/blobs/").unwrap_or((&head.path, ""));
+    format!("HTTP/1.1 {status}\r\nLocation: {repository}/blobs/uploads/1\r\nContent-Length: 0\r\n\r\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_blob_is_taken_and_not_kept() {
+        let registry = Discard::start().unwrap();
+        let mut stream = TcpStream::connect(registry.host()).unwrap();
+        let body = vec![7; 100_000];
+        write!(
+            stream,
+            "POST /v2/a/blobs/uploads/ HTTP/1.1\r\nContent-Length: 0\r\n\r\n\
+             PATCH /v2/a/blobs/uploads/1 HTTP/1.1\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        )
+        .unwrap();
+        stream.write_all(&body).unwrap();
+        stream
+            .write_all(b"HEAD /v2/a/blobs/sha256:0 HTTP/1.1\r\n\r\n")
+            .unwrap();
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut said = String::new();
+        stream.read_to_string(&mut said).unwrap();
+        let statuses: Vec<&str> = said
+            .lines()
+            .filter(|line| line.starts_with("HTTP/1.1"))
+            .collect();
+        assert_eq!(
+            statuses,
+            [
+                "HTTP/1.1 202 Accepted",
+                "HTTP/1.1 202 Accepted",
+                "HTTP/1.1 404 Not Found"
+            ]
+        );
+        assert!(said.contains("Location: /v2/a/blobs/uploads/1\r\n"));
+    }
+}
