@@ -47,7 +47,7 @@ impl Builder<'_> {
         let mut stages = Vec::new();
         let fetched = self.fetch(&mut stages).await?;
         let base = self.base(&mut stages).await?;
-        let model_layers = self.model_layers(&fetched).await?;
+        let model_layers = fetched.layers().to_vec();
         self.test(&base, &model_layers, &mut stages).await?;
         let assembled = self.assemble(base, model_layers, &mut stages).await?;
         let verdict = self.smoke(&assembled, &mut stages).await?;
@@ -72,8 +72,10 @@ impl Builder<'_> {
             Stage::Fetch,
             format!("{} {}", model.name(), model.version()),
         );
+        let pipeline = self.pipeline;
+        let mount = pipeline.config.model.mount_point(model.url());
         let fetched =
-            model::fetch(&self.pipeline.store, model, &self.pipeline.cache, &timer).await?;
+            model::fetch(&pipeline.store, model, &pipeline.cache, (&mount, &timer)).await?;
         stages.push(timer.finish(format!(
             "{} files, {} bytes",
             model.files().len(),
@@ -93,23 +95,6 @@ impl Builder<'_> {
         let size: u64 = base.image.layers().iter().map(Layer::len).sum();
         stages.push(timer.finish(format!("{}, {size} bytes", self.seen.base.describe())));
         Ok(base)
-    }
-
-    /// The model's layers, each read through once so that its digest can be asked for by HEAD.
-    async fn model_layers(&self, fetched: &FetchedModel) -> Result<Vec<Layer>> {
-        let mount = self
-            .pipeline
-            .config
-            .model
-            .mount_point(self.seen.model.url());
-        let mut known = Vec::new();
-        for layer in fetched.layers(&mount)? {
-            let measured = layer.measure().await;
-            known.push(
-                measured.map_err(|e| Error::step(Stage::Assemble, self.seen.model.url(), e))?,
-            );
-        }
-        Ok(known)
     }
 
     async fn test(

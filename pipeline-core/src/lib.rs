@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod arrival;
 mod base;
 mod build;
 mod cache;

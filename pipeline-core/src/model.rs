@@ -1,15 +1,15 @@
 //! The locked model: fetched once, verified as it flows, and turned into layers.
 
-use std::fs;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use futures::StreamExt as _;
-use modelship_image_builder::{Content, Layer, Tree};
-use modelship_model_store::{ModelStore, ModelVersion};
-use tokio::io::AsyncWriteExt as _;
+use modelship_image_builder::{self as image_builder, Content, Layer, Tree};
+use modelship_model_store::{ModelFile, ModelStore, ModelVersion};
 
 use crate::Stage;
+use crate::arrival::{self, Announced};
 use crate::cache::{self, Cache};
 use crate::error::{Error, Result};
 use crate::event::StageTimer;
@@ -17,11 +17,11 @@ use crate::event::StageTimer;
 /// A model file at least this large has a layer of its own: it moves and is cached by itself.
 const OWN_LAYER: u64 = 32 * 1024 * 1024;
 
-/// A model version whose files are on this machine.
+/// A model version whose files are on this machine, and the layers that hold it.
 #[derive(Clone, Debug)]
 pub(crate) struct FetchedModel {
     folder: PathBuf,
-    version: ModelVersion,
+    layers: Vec<Layer>,
 }
 
 /// Whether every file of `model` is already here.
@@ -34,52 +34,90 @@ fn target(model: &ModelVersion, cache: &Cache) -> Result<PathBuf> {
     Ok(cache.folder(Stage::Fetch, "models")?.join(name))
 }
 
-/// Fetches `model` into the cache, or finds it there. The store verifies each file's SHA-256.
+/// Fetches `model` into the cache, or finds it there, and makes the layers that hold it below
+/// `mount`, with their digests known. The store verifies each file's SHA-256; the layers are
+/// hashed while the files arrive, so that the store is read once and the disk not at all.
 pub(crate) async fn fetch(
     store: &ModelStore,
     model: &ModelVersion,
     cache: &Cache,
-    timer: &StageTimer,
+    (mount, timer): (&str, &StageTimer),
 ) -> Result<FetchedModel> {
     let folder = target(model, cache)?;
-    if !folder.is_dir() {
-        let parent = cache.folder(Stage::Fetch, "models")?;
-        let temporary = cache::fresh_folder(Stage::Fetch, &parent)?;
-        let mut done = 0;
-        for file in model.files() {
-            let path = temporary.path().join(&file.path);
-            done = copy(store, model, &file.path, &path, (done, timer)).await?;
-        }
-        cache::settle(Stage::Fetch, temporary, &folder)?;
+    let on_disk = |file: &ModelFile| Content::file(folder.join(&file.path));
+    if folder.is_dir() {
+        let layers = measure(model, &layers(model, mount, on_disk)?).await?;
+        return Ok(FetchedModel { folder, layers });
     }
-    Ok(FetchedModel {
-        folder,
-        version: model.clone(),
-    })
+    let parent = cache.folder(Stage::Fetch, "models")?;
+    let temporary = cache::fresh_folder(Stage::Fetch, &parent)?;
+    let (mut announced, mut arriving) = (Vec::new(), BTreeMap::new());
+    for file in model.files() {
+        let (writer, reader) = arrival::expect(&temporary.path().join(&file.path), file.size);
+        announced.push((file, writer));
+        arriving.insert(&file.path, reader);
+    }
+    // In the order of the layers, so that what arrives is what is hashed next.
+    announced.sort_by_key(|(file, _)| file.size >= OWN_LAYER);
+    let unread = layers(model, mount, |file| {
+        let reader = arriving[&file.path].clone();
+        Ok(Content::stream(file.size, move |from| reader.open(from)))
+    })?;
+    let copied = copy_all(store, model, announced, timer);
+    let ((), measured) = tokio::try_join!(copied, measure(model, &unread))?;
+    cache::settle(Stage::Fetch, temporary, &folder)?;
+    let step = |e| Error::step(Stage::Fetch, model.url(), e);
+    let known = layers(model, mount, on_disk)?.into_iter().zip(measured);
+    let layers = known
+        .map(|(layer, found)| match found.descriptor() {
+            Some(found) => layer.with_digest(found.digest().clone()).map_err(step),
+            None => Ok(layer),
+        })
+        .collect::<Result<_>>()?;
+    Ok(FetchedModel { folder, layers })
+}
+
+async fn copy_all(
+    store: &ModelStore,
+    model: &ModelVersion,
+    files: Vec<(&ModelFile, Announced)>,
+    timer: &StageTimer,
+) -> Result<()> {
+    let mut done = 0;
+    for (file, announced) in files {
+        done = copy(store, model, (file, announced), (done, timer)).await?;
+    }
+    Ok(())
 }
 
 async fn copy(
     store: &ModelStore,
     model: &ModelVersion,
-    name: &str,
-    path: &Path,
+    (file, announced): (&ModelFile, Announced),
     (mut done, timer): (u64, &StageTimer),
 ) -> Result<u64> {
+    let name = &file.path;
     let step = |e| Error::step(Stage::Fetch, format!("{} {name}", model.url()), e);
-    let io = |e| Error::io(Stage::Fetch, path, e);
-    if let Some(parent) = path.parent() {
-        fs::create_dir_all(parent).map_err(io)?;
-    }
+    let io = |e| Error::io(Stage::Fetch, Path::new(name), e);
     let mut stream = store.read(model, name, 0).map_err(step)?;
-    let mut file = tokio::fs::File::create_new(path).await.map_err(io)?;
+    let mut arrival = announced.create().map_err(io)?;
     while let Some(chunk) = stream.next().await {
         let chunk: Bytes = chunk.map_err(|e| stream_error(model, name, e))?;
-        file.write_all(&chunk).await.map_err(io)?;
         done += chunk.len() as u64;
+        arrival.write(chunk).await.map_err(io)?;
         timer.bytes(name, done, Some(model.total_size()));
     }
-    file.flush().await.map_err(io)?;
     Ok(done)
+}
+
+/// Reads each layer through once, so that its digest can be asked for by HEAD.
+async fn measure(model: &ModelVersion, layers: &[Layer]) -> Result<Vec<Layer>> {
+    let mut known = Vec::with_capacity(layers.len());
+    for layer in layers {
+        let measured = layer.measure().await;
+        known.push(measured.map_err(|e| Error::step(Stage::Fetch, model.url(), e))?);
+    }
+    Ok(known)
 }
 
 /// The store's stream carries its error boxed; unboxed it keeps its hint.
@@ -102,34 +140,38 @@ impl FetchedModel {
         &self.folder
     }
 
-    /// The layers that hold the model below `mount`: one for each large file, one for the rest.
-    pub(crate) fn layers(&self, mount: &str) -> Result<Vec<Layer>> {
-        let step = |e| Error::step(Stage::Assemble, self.version.url(), e);
-        let mut bundle = Tree::new();
-        let mut layers = Vec::new();
-        for file in self.version.files() {
-            let local = self.folder.join(&file.path);
-            let inside = format!("{}/{}", mount.trim_end_matches('/'), file.path);
-            let content = Content::file(&local).map_err(step)?;
-            if file.size >= OWN_LAYER {
-                let mut own = Tree::new();
-                own.insert_file(&inside, 0o644, content).map_err(step)?;
-                layers.push(Layer::tree(own).map_err(step)?);
-            } else {
-                bundle.insert_file(&inside, 0o644, content).map_err(step)?;
-            }
-        }
-        if !bundle.is_empty() {
-            layers.insert(0, Layer::tree(bundle).map_err(step)?);
-        }
-        let history = format!(
-            "modelship model {} {}",
-            self.version.name(),
-            self.version.version()
-        );
-        Ok(layers
-            .into_iter()
-            .map(|l| l.with_history(&history))
-            .collect())
+    /// The model's layers; their digests are known.
+    pub(crate) fn layers(&self) -> &[Layer] {
+        &self.layers
     }
+}
+
+/// The layers that hold the model below `mount`: one for each large file, one for the rest.
+fn layers(
+    model: &ModelVersion,
+    mount: &str,
+    content: impl Fn(&ModelFile) -> image_builder::Result<Content>,
+) -> Result<Vec<Layer>> {
+    let step = |e| Error::step(Stage::Assemble, model.url(), e);
+    let mut bundle = Tree::new();
+    let mut layers = Vec::new();
+    for file in model.files() {
+        let inside = format!("{}/{}", mount.trim_end_matches('/'), file.path);
+        let content = content(file).map_err(step)?;
+        if file.size >= OWN_LAYER {
+            let mut own = Tree::new();
+            own.insert_file(&inside, 0o644, content).map_err(step)?;
+            layers.push(Layer::tree(own).map_err(step)?);
+        } else {
+            bundle.insert_file(&inside, 0o644, content).map_err(step)?;
+        }
+    }
+    if !bundle.is_empty() {
+        layers.insert(0, Layer::tree(bundle).map_err(step)?);
+    }
+    let history = format!("modelship model {} {}", model.name(), model.version());
+    Ok(layers
+        .into_iter()
+        .map(|l| l.with_history(&history))
+        .collect())
 }
