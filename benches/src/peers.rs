@@ -53,11 +53,10 @@ pub(crate) async fn crane_append(
     Ok(made + crane(registry, &words).await?)
 }
 
-/// `buildah`: an image from nothing, the model's file copied into it, committed and pushed.
+/// `buildah build` of a Containerfile of two lines, and `buildah push`.
 pub(crate) async fn buildah(material: &Material, registry: &DockerRegistry) -> Result<Duration> {
     let judge = Judge::of(registry)?;
     let home = judge.home();
-    let file = material.stored_in()?.join(FILE).display().to_string();
     let image = format!("{}/bench/weights:1", registry.host());
     let run = async |words: &[&str]| {
         let mut buildah = Command::new("buildah");
@@ -72,17 +71,17 @@ pub(crate) async fn buildah(material: &Material, registry: &DockerRegistry) -> R
             .env("XDG_RUNTIME_DIR", home.join("run"))
             .env("TMPDIR", home)
             .kill_on_drop(true);
-        let output = buildah.output().await?;
-        done("buildah", &output)?;
-        Ok::<_, crate::Error>(String::from_utf8(output.stdout)?.trim().to_owned())
+        done("buildah", &buildah.output().await?)
     };
     let policy = home.join(".config/containers/policy.json");
     let policy = policy.display().to_string();
+    let recipe = home.join("Containerfile");
+    std::fs::write(&recipe, format!("FROM scratch\nCOPY {FILE} /models/{FILE}\n"))?;
+    let recipe = recipe.display().to_string();
+    let context = material.stored_in()?.display().to_string();
     let start = Instant::now();
-    let container = run(&["from", "scratch"]).await?;
-    run(&["copy", &container, &file, "/models/weights.bin"]).await?;
-    let commit = ["commit", "--signature-policy", &policy, &container, &image];
-    run(&commit).await?;
+    let build = ["build", "--signature-policy", &policy, "--file", &recipe];
+    run(&[&build[..], &["--tag", &image, &context]].concat()).await?;
     let push = ["push", "--signature-policy", &policy, "--tls-verify=false"];
     run(&[&push[..], &[&image]].concat()).await?;
     Ok(start.elapsed())

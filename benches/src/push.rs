@@ -62,7 +62,7 @@ impl Contender {
             Curl => "peer and limit: curl, PATCH of the finished tar, no hash",
             CranePush => "peer: crane push, the finished tar as it is",
             CraneAppend => "peer: tar, then crane append, which compresses it",
-            Buildah => "peer: buildah from scratch, copy, commit and push",
+            Buildah => "peer: buildah build of a Containerfile, buildah push",
             StoreRead => "limit: store read alone, verified",
             Sha256 => "limit: SHA-256 alone, one core",
             OursDiscard => "ours, into a registry that discards",

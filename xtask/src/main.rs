@@ -78,6 +78,7 @@ fn main() -> ExitCode {
 fn bench(list: bool, name: Option<&str>, arguments: &[String]) -> Result<(), String> {
     let mut words = vec![
         "run",
+        "--locked",
         "--release",
         "--quiet",
         "-p",
