@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use clap::Args;
-use modelship_model_store::{ModelStore, PublishOptions};
+use modelship_model_store::{ModelStore, PublishOptions, StoreOptions, StoreUrl};
 use modelship_registry::{Blob, Credentials, RegistryOptions, Repository};
 use serde_json::{Map, Value, json};
 use tokio::process::Command;
@@ -19,6 +19,9 @@ pub(crate) struct Options {
     /// The sizes in GiB, one process each.
     #[arg(long, value_delimiter = ',', default_values_t = [1, 4, 20])]
     gib: Vec<u64>,
+    /// Keeps the model in a `file://` store, which takes its size on disk.
+    #[arg(long)]
+    on_disk: bool,
     /// Pushes that many GiB to `--host` and prints the peak; how the benchmark runs itself.
     #[arg(long, hide = true, requires = "host")]
     child: Option<u64>,
@@ -29,7 +32,7 @@ pub(crate) struct Options {
 /// Runs one process for each size and prints their peaks.
 pub(crate) async fn run(options: &Options) -> Result<()> {
     if let (Some(gib), Some(host)) = (options.child, &options.host) {
-        push(gib << 30, host).await?;
+        push(gib << 30, host, options.on_disk).await?;
         println!("{}", machine::peak_rss_mib()?);
         return Ok(());
     }
@@ -43,7 +46,7 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
     line.insert("bench".to_owned(), json!("push-memory"));
     line.insert("window_mib".to_owned(), json!(window));
     for &gib in &options.gib {
-        let peak = child(gib, &host).await?;
+        let peak = child(gib, &host, options.on_disk).await?;
         println!("{gib:>8} {peak:>14}");
         line.insert(format!("mib_{gib}g"), json!(peak));
     }
@@ -51,9 +54,10 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-async fn child(gib: u64, host: &str) -> Result<u64> {
+async fn child(gib: u64, host: &str, on_disk: bool) -> Result<u64> {
     let output = Command::new(std::env::current_exe()?)
         .args(["push-memory", "--child", &gib.to_string(), "--host", host])
+        .args(on_disk.then_some("--on-disk"))
         .kill_on_drop(true)
         .output()
         .await?;
@@ -66,14 +70,20 @@ async fn child(gib: u64, host: &str) -> Result<u64> {
 
 /// Publishes a model of one file of `size` zeros, and pushes it as a layer whose digest is not
 /// known: store, tar, hash and registry in one process.
-async fn push(size: u64, host: &str) -> Result<()> {
+async fn push(size: u64, host: &str, on_disk: bool) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let file = std::fs::File::create(folder.path().join(FILE))?;
     // Sparse: it takes nothing on disk.
     file.set_len(size)?;
-    let url = "memory://models/weights".parse()?;
-    let objects = Arc::new(Synthetic::default());
-    let store = ModelStore::with_object_store(url, objects, "models".into());
+    let models = tempfile::tempdir()?;
+    let store = if on_disk {
+        let url = StoreUrl::from_dir(models.path(), "weights")?;
+        ModelStore::open(&url, &StoreOptions::default())?
+    } else {
+        let url = "memory://models/weights".parse()?;
+        let objects = Arc::new(Synthetic::default());
+        ModelStore::with_object_store(url, objects, "models".into())
+    };
     let options = PublishOptions::default();
     let model = store.publish(folder.path(), "1.0.0", options, &drop).await?;
     let layer = material::layer(&store, &Arc::new(model))?;

@@ -11,6 +11,7 @@ mod neighbours;
 mod options;
 mod pointer;
 mod poll;
+mod pool;
 mod publish;
 mod read;
 mod resolve;

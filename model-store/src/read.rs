@@ -1,5 +1,6 @@
 //! Reads files: ordered parts from parallel ranged requests, pinned, retried, verified.
 
+use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +16,7 @@ use tokio::task::JoinHandle;
 
 use crate::error::{BoxError, Error, ErrorKind, Result};
 use crate::model::{ModelFile, ModelVersion};
+use crate::pool::Pool;
 use crate::resolve::file_path;
 use crate::store::ModelStore;
 
@@ -146,25 +148,25 @@ impl ModelStore {
         from: u64,
     ) -> impl Stream<Item = Result<Vec<Bytes>>> + Send + 'static {
         let (store, source) = (self.clone(), Arc::clone(source));
-        let size = source.size;
+        let (size, pool) = (source.size, Pool::default());
         let starts =
             stream::iter((from..size).step_by(usize::try_from(PART).unwrap_or(usize::MAX)));
         let spawn = move |start: u64| {
-            let (store, source) = (store.clone(), Arc::clone(&source));
+            let (store, source, pool) = (store.clone(), Arc::clone(&source), pool.clone());
             let range = start..(start + PART).min(size);
-            let task = Abort(tokio::spawn(
-                async move { store.part(&source, range).await },
-            ));
+            let task = Abort(tokio::spawn(async move {
+                store.part(&source, range, &pool).await
+            }));
             async move { task.join().await }
         };
         starts.map(spawn).buffered(PARTS_AHEAD)
     }
 
     /// One part, tried again where that may help.
-    async fn part(&self, source: &Source, range: Range<u64>) -> Result<Vec<Bytes>> {
+    async fn part(&self, source: &Source, range: Range<u64>, pool: &Pool) -> Result<Vec<Bytes>> {
         let mut tries = 1;
         loop {
-            match self.try_part(source, range.clone()).await {
+            match self.try_part(source, range.clone(), pool).await {
                 Err(error) if error.is_retryable() && tries < TRIES => {
                     tokio::time::sleep(Duration::from_millis(200) * 2_u32.pow(tries)).await;
                     tries += 1;
@@ -174,7 +176,12 @@ impl ModelStore {
         }
     }
 
-    async fn try_part(&self, source: &Source, range: Range<u64>) -> Result<Vec<Bytes>> {
+    async fn try_part(
+        &self,
+        source: &Source,
+        range: Range<u64>,
+        pool: &Pool,
+    ) -> Result<Vec<Bytes>> {
         let length = range.end - range.start;
         let found = self.get(
             source,
@@ -183,7 +190,7 @@ impl ModelStore {
                 ..GetOptions::default()
             },
         );
-        let chunks = chunks(found.await?).await;
+        let chunks = chunks(found.await?, pool.clone()).await;
         let chunks = chunks.map_err(|error| self.changed_or(source, &error))?;
         let got = chunks.iter().map(|chunk| chunk.len() as u64).sum::<u64>();
         if got != length {
@@ -279,10 +286,29 @@ impl Source {
 }
 
 /// The bytes of one answer, as they came.
-async fn chunks(found: GetResult) -> object_store::Result<Vec<Bytes>> {
+async fn chunks(found: GetResult, pool: Pool) -> object_store::Result<Vec<Bytes>> {
     match found.payload {
-        // As a stream a file comes in pieces of 8 KiB, each by way of another thread.
-        GetResultPayload::File(..) => Ok(vec![found.bytes().await?]),
+        // As a stream a file comes in pieces of 8 KiB, each by way of another thread, and whole
+        // it comes in new memory each time.
+        GetResultPayload::File(file, path) => {
+            let range = found.range;
+            let read = tokio::task::spawn_blocking(move || pool.read(&file, range)).await;
+            read.map_err(io::Error::other).flatten().map_err(|error| {
+                let object = path.display().to_string();
+                let source = Box::new(error);
+                match source.kind() {
+                    // Shorter than it was a moment ago: another file, as far as the lock goes.
+                    io::ErrorKind::UnexpectedEof => object_store::Error::NotFound {
+                        path: object,
+                        source,
+                    },
+                    _ => object_store::Error::Generic {
+                        store: "file",
+                        source,
+                    },
+                }
+            })
+        }
         GetResultPayload::Stream(stream) => stream.try_collect().await,
     }
 }
@@ -349,11 +375,11 @@ mod tests {
     use crate::{PublishOptions, Selector, StoreOptions, StoreUrl};
 
     #[tokio::test]
-    async fn a_file_is_given_out_in_whole_parts() {
+    async fn a_file_is_given_out_in_large_pieces() {
         let dir = tempfile::tempdir().unwrap();
         let source = dir.path().join("source");
         std::fs::create_dir(&source).unwrap();
-        let size = usize::try_from(PART).unwrap() * 2 + 7;
+        let size = usize::try_from(PART).unwrap() + (1 << 20) + 7;
         std::fs::write(source.join("f"), vec![5; size]).unwrap();
         let url = StoreUrl::from_dir(dir.path(), "m").unwrap();
         let store = ModelStore::open(&url, &StoreOptions::default()).unwrap();
@@ -367,6 +393,6 @@ mod tests {
             .await
             .unwrap();
         let sizes: Vec<u64> = chunks.iter().map(|chunk| chunk.len() as u64).collect();
-        assert_eq!(sizes, [PART, PART, 7]);
+        assert_eq!(sizes, [[1 << 20; 9].as_slice(), &[7]].concat());
     }
 }
