@@ -31,8 +31,13 @@ pub struct Blob {
     digest: Option<Digest>,
     annotations: BTreeMap<String, String>,
     mount_from: Option<String>,
+    identity: Option<String>,
+    window: u64,
     open: OpenFn,
 }
+
+/// What a source is taken to hold unless it says so.
+const WINDOW: u64 = 1 << 20;
 
 impl Blob {
     /// A blob of exactly `size` bytes, read by `open(offset)`.
@@ -47,6 +52,8 @@ impl Blob {
             digest: None,
             annotations: BTreeMap::new(),
             mount_from: None,
+            identity: None,
+            window: WINDOW,
             open: Arc::new(open),
         }
     }
@@ -84,6 +91,25 @@ impl Blob {
         self
     }
 
+    /// Names the exact bytes of the source where the digest does not: the address of the object,
+    /// its version or `ETag`, and the form it is sent in. Two blobs of the same identity must be
+    /// equal byte for byte. It lets a later process go on with an upload of unknown digest
+    /// ([`RegistryOptions::journal`](crate::RegistryOptions::journal)).
+    #[must_use]
+    pub fn with_identity(mut self, identity: impl Into<String>) -> Self {
+        self.identity = Some(identity.into());
+        self
+    }
+
+    /// States how many bytes the source holds in memory while it is read, which counts against
+    /// [`RegistryOptions::upload_window`](crate::RegistryOptions::upload_window). 1 MiB unless
+    /// stated.
+    #[must_use]
+    pub fn with_window(mut self, bytes: u64) -> Self {
+        self.window = bytes;
+        self
+    }
+
     /// The media type.
     pub fn media_type(&self) -> &str {
         &self.media_type
@@ -108,8 +134,23 @@ impl Blob {
         self.mount_from.as_deref()
     }
 
+    /// What names the bytes of the source across processes.
+    pub(crate) fn identity(&self) -> Option<&str> {
+        let digest = || self.digest.as_ref().map(AsRef::as_ref);
+        self.identity.as_deref().or_else(digest)
+    }
+
+    pub(crate) fn window(&self) -> u64 {
+        self.window
+    }
+
     pub(crate) fn opener(&self) -> OpenFn {
         Arc::clone(&self.open)
+    }
+
+    /// The descriptor, when the digest is known before the push.
+    pub(crate) fn known_descriptor(&self) -> Option<Descriptor> {
+        Some(self.descriptor(self.digest.clone()?))
     }
 
     pub(crate) fn descriptor(&self, digest: Digest) -> Descriptor {
@@ -130,6 +171,7 @@ impl fmt::Debug for Blob {
             .field("digest", &self.digest)
             .field("annotations", &self.annotations)
             .field("mount_from", &self.mount_from)
+            .field("window", &self.window)
             .finish_non_exhaustive()
     }
 }
@@ -176,6 +218,22 @@ pub enum Event {
         /// The number of the try that failed, from 1.
         attempt: u32,
         /// Why it failed.
+        reason: String,
+    },
+    /// An upload goes on where an earlier request, or an earlier process, left it.
+    Resumed {
+        /// Position of the blob.
+        blob: usize,
+        /// The bytes the registry has already.
+        offset: u64,
+    },
+    /// The registry does not take the bytes as they were sent; they are sent another way.
+    Downgraded {
+        /// Position of the blob.
+        blob: usize,
+        /// The new way, in words, such as `chunks of 4194304 bytes`.
+        to: String,
+        /// Why.
         reason: String,
     },
     /// The registry committed the blob.

@@ -1,7 +1,10 @@
 //! How to talk to a registry: transport, trust, time limits and retries.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
+
+use crate::profile::Profile;
 
 /// Options of a [`Repository`](crate::Repository); start from `default()` and set fields.
 #[derive(Clone)]
@@ -23,15 +26,27 @@ pub struct RegistryOptions {
     pub commit_timeout: Duration,
     /// Tries of one operation, the first included. Default 4.
     pub tries: u32,
-    /// Pause before the second try; doubles for each further one. Default 500 ms.
+    /// Pause before the second try; doubles for each further one, half of it left to chance.
+    /// Default 500 ms.
     pub retry_base: Duration,
     /// Longest pause a registry may ask for by `Retry-After`; a longer one ends the operation.
     /// Default 60 s.
     pub retry_after_max: Duration,
-    /// Bytes per request for a registry that limits them; `None` streams a blob in one request.
+    /// Bytes per request for a registry that limits them; `None` leaves it to the
+    /// [`profile`](Self::profile), most of which stream a blob in one request.
     pub chunk_size: Option<u64>,
+    /// What is known of the registry; `None` goes by its host name ([`Profile::for_host`]).
+    pub profile: Option<Profile>,
     /// Layers of one image uploaded at the same time. Default 2.
     pub parallel_uploads: usize,
+    /// Bytes that all uploads of one repository may hold in memory together: what their sources
+    /// say they hold ([`Blob::with_window`](crate::Blob::with_window)) and what is queued for
+    /// their connections. An upload that alone needs more runs alone. Default 64 MiB.
+    pub upload_window: u64,
+    /// A folder in which uploads note where they stand, so that a later process goes on where
+    /// this one was killed. Notes are readable by the user only: an upload's address may be all
+    /// it takes to write to it. Off by default.
+    pub journal: Option<PathBuf>,
     /// A proxy for HTTPS and HTTP, as a URL; `None` connects directly.
     pub proxy: Option<String>,
     /// Hosts that are not proxied, in the form of the `NO_PROXY` variable.
@@ -68,7 +83,10 @@ impl Default for RegistryOptions {
             retry_base: Duration::from_millis(500),
             retry_after_max: Duration::from_mins(1),
             chunk_size: None,
+            profile: None,
             parallel_uploads: 2,
+            upload_window: 64 << 20,
+            journal: None,
             proxy: None,
             no_proxy: None,
         }
@@ -88,7 +106,13 @@ impl fmt::Debug for RegistryOptions {
             .field("retry_base", &self.retry_base)
             .field("retry_after_max", &self.retry_after_max)
             .field("chunk_size", &self.chunk_size)
+            .field(
+                "profile",
+                &self.profile.as_ref().map(|profile| profile.name),
+            )
             .field("parallel_uploads", &self.parallel_uploads)
+            .field("upload_window", &self.upload_window)
+            .field("journal", &self.journal)
             // A proxy URL may carry a password.
             .field("proxy", &self.proxy.as_ref().map(|_| "<redacted>"))
             .field("no_proxy", &self.no_proxy)

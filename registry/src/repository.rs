@@ -3,8 +3,6 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::future::BoxFuture;
-use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
 use http::{Method, StatusCode};
 use oci_spec::distribution::Reference;
 use oci_spec::image::{Descriptor, Digest, Platform};
@@ -68,10 +66,12 @@ impl Repository {
         let endpoint = Arc::new(Endpoint::new(reference, &options)?);
         let net = Net::new(options)?;
         let auth = Arc::new(Auth::new(net.clone(), Arc::clone(&endpoint), credentials));
+        let uploads = upload::Shared::new(&net.options, endpoint.registry());
         let transport = Transport {
             net,
             auth,
             endpoint,
+            uploads: Arc::new(uploads),
         };
         let puller = Arc::new(Puller::new(transport.clone(), reference.clone()));
         Ok(Self { transport, puller })
@@ -122,9 +122,13 @@ impl Repository {
         upload::push(&self.transport, blob, 0, progress).await
     }
 
-    /// Pushes an image: its layers, [`RegistryOptions::parallel_uploads`] at a time, then the
-    /// config and the manifest that `seal` makes of the layers' descriptors (in the order of
-    /// `blobs`). The manifest is stored by its digest and gets no tag.
+    /// Pushes an image: its layers, [`RegistryOptions::parallel_uploads`] at a time and the
+    /// largest first, then the config and the manifest that `seal` makes of the layers'
+    /// descriptors (in the order of `blobs`). The manifest is stored by its digest and gets no
+    /// tag.
+    ///
+    /// When all digests are known beforehand, the manifest is looked for first: an image that is
+    /// there takes one request.
     ///
     /// # Errors
     ///
@@ -136,38 +140,63 @@ impl Repository {
         seal: impl FnOnce(&[Descriptor]) -> Result<Manifest, BoxError>,
         progress: Progress<'_>,
     ) -> Result<PinnedReference> {
-        let count = blobs.len();
-        let parallel = self.transport.net.options.parallel_uploads.max(1);
-        let uploads: Vec<BoxFuture<'_, Result<Descriptor>>> = blobs
-            .iter()
-            .enumerate()
-            .map(|(index, blob)| upload::push(&self.transport, blob, index, progress).boxed())
-            .collect();
-        let layers: Vec<Descriptor> = stream::iter(uploads)
-            .buffered(parallel)
-            .try_collect()
-            .await?;
-        let image = seal(&layers).map_err(|error| {
-            Error::new(
-                ErrorKind::Invalid,
-                PUSH,
-                self.name(),
-                "the image could not be sealed",
-            )
-            .with_source(error)
-        })?;
-        let config = Blob::bytes(&image.config_media_type, image.config.clone());
-        self.check(&image, &config)?;
-        upload::push(&self.transport, &config, count, progress).await?;
+        let known: Option<Vec<Descriptor>> = blobs.iter().map(Blob::known_descriptor).collect();
+        if let Some(layers) = known {
+            let (image, config) = self.seal(&layers, seal)?;
+            return self.push_known(blobs, config, &image, progress).await;
+        }
+        let layers = upload::push_all(&self.transport, &blobs, progress).await?;
+        let (image, config) = self.seal(&layers, seal)?;
+        upload::push(&self.transport, &config, blobs.len(), progress).await?;
         let digest = sha256_of(&image.bytes);
         let sent = self
             .put_manifest(digest.as_ref(), &digest, &image.media_type, &image.bytes)
             .await?;
-        progress(Event::Manifest {
-            digest: digest.clone(),
-            sent,
-        });
+        report_manifest(&digest, sent, progress);
         Ok(self.pin(digest))
+    }
+
+    /// An image whose digests are all known: when its manifest is there, so is the rest, since a
+    /// registry keeps what a manifest names.
+    async fn push_known(
+        &self,
+        mut blobs: Vec<Blob>,
+        config: Blob,
+        image: &Manifest,
+        progress: Progress<'_>,
+    ) -> Result<PinnedReference> {
+        let digest = sha256_of(&image.bytes);
+        let place = digest.as_ref();
+        let there = self.head_manifest(place, &self.scope(true)).await?;
+        blobs.push(config);
+        if there.as_ref() == Some(&digest) {
+            for (index, blob) in blobs.iter().enumerate() {
+                if let Some(digest) = blob.digest() {
+                    upload::report_exists(blob, digest, index, progress);
+                }
+            }
+            report_manifest(&digest, false, progress);
+            return Ok(self.pin(digest));
+        }
+        upload::push_all(&self.transport, &blobs, progress).await?;
+        self.send_manifest(place, &digest, &image.media_type, &image.bytes)
+            .await?;
+        report_manifest(&digest, true, progress);
+        Ok(self.pin(digest))
+    }
+
+    fn seal(
+        &self,
+        layers: &[Descriptor],
+        seal: impl FnOnce(&[Descriptor]) -> Result<Manifest, BoxError>,
+    ) -> Result<(Manifest, Blob)> {
+        let image = seal(layers).map_err(|error| {
+            let detail = "the image could not be sealed";
+            Error::new(ErrorKind::Invalid, PUSH, self.name(), detail).with_source(error)
+        })?;
+        let config = Blob::bytes(&image.config_media_type, image.config.clone());
+        self.check(&image, &config)?;
+        Ok((image, config))
     }
 
     fn check(&self, image: &Manifest, config: &Blob) -> Result<()> {
@@ -197,6 +226,18 @@ impl Repository {
         if self.head_manifest(place, &scope).await?.as_ref() == Some(digest) {
             return Ok(false);
         }
+        self.send_manifest(place, digest, media_type, bytes).await?;
+        Ok(true)
+    }
+
+    async fn send_manifest(
+        &self,
+        place: &str,
+        digest: &Digest,
+        media_type: &str,
+        bytes: &Bytes,
+    ) -> Result<()> {
+        let scope = self.scope(true);
         let url = self.transport.endpoint.manifest(place);
         let mut call = Call::new(PUSH, Method::PUT, url, &scope);
         call.body = Some((media_type, bytes.clone()));
@@ -217,7 +258,7 @@ impl Repository {
                     detail,
                 ))
             }
-            _ => Ok(true),
+            _ => Ok(()),
         }
     }
 
@@ -413,6 +454,13 @@ impl Repository {
             _ => Err(invalid("only sha256 digests can be verified")),
         }
     }
+}
+
+fn report_manifest(digest: &Digest, sent: bool, progress: Progress<'_>) {
+    progress(Event::Manifest {
+        digest: digest.clone(),
+        sent,
+    });
 }
 
 fn digest_header(response: &Response) -> Option<Digest> {

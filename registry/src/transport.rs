@@ -12,6 +12,7 @@ use crate::auth::{Auth, Authorization, Scope};
 use crate::endpoint::Endpoint;
 use crate::error::{Error, ErrorKind, Result};
 use crate::net::{self, Net};
+use crate::upload;
 
 /// An error body is read up to this length.
 const ERROR_BODY_MAX: usize = 64 << 10;
@@ -47,6 +48,7 @@ pub(crate) struct Transport {
     pub(crate) net: Net,
     pub(crate) auth: Arc<Auth>,
     pub(crate) endpoint: Arc<Endpoint>,
+    pub(crate) uploads: Arc<upload::Shared>,
 }
 
 impl Transport {

@@ -1,26 +1,41 @@
-//! Uploading one blob: look, mount, stream, commit; replayed or resumed when it breaks.
+//! Uploading blobs: look, mount, stream, commit; replayed, resumed or sent another way when it
+//! breaks.
+//!
+//! `image` pushes many blobs, `course` brings one there over all its tries, `open` begins a
+//! session, `session` sends its bytes by way of `request`, `commit` ends it. `pump` and `reader`
+//! read and hash the source; `ladder`, `tries` and `journal` remember.
 
+mod commit;
+mod course;
+mod frontier;
+mod image;
+mod journal;
+mod ladder;
+mod open;
 mod pump;
+mod reader;
+mod request;
 mod session;
+mod shared;
+mod tries;
 
 use std::time::Duration;
 
 use http::{Method, StatusCode};
 use oci_spec::image::{Descriptor, Digest};
-use url::Url;
+use tokio::sync::watch;
 
-use pump::Pump;
-use session::{Commit, Transfer};
+use ladder::Refusal;
 
 use crate::auth::Scope;
 use crate::blob::{Blob, Event, Progress};
 use crate::error::{Error, ErrorKind, Result};
-use crate::retry;
 use crate::transport::{Call, Transport};
 
+pub(crate) use image::push_all;
+pub(crate) use shared::Shared;
+
 pub(crate) const STAGE: &str = "push blob";
-/// Chunks for a registry that refused a whole blob in one request.
-const CHUNK_FALLBACK: u64 = 4 << 20;
 
 /// Why a try ended.
 pub(crate) enum Failure {
@@ -28,8 +43,12 @@ pub(crate) enum Failure {
     Fatal(Error),
     /// It may pass; the registry may have asked for a pause.
     Again(Error, Option<Duration>),
-    /// The registry does not take so much in one request.
-    TooLarge(Error),
+    /// The session is gone; a new one may do better.
+    Gone(Error),
+    /// The registry found other bytes than were hashed here.
+    Differs(Error),
+    /// The registry does not take the bytes in this way.
+    Refused(Error, Refusal),
 }
 
 impl Failure {
@@ -57,25 +76,13 @@ pub(crate) async fn push(
     index: usize,
     progress: Progress<'_>,
 ) -> Result<Descriptor> {
-    let scope = Scope::push(transport.endpoint.repository());
-    let upload = Upload {
-        transport,
-        blob,
-        index,
-        progress,
-        scope,
-    };
-    if let Some(digest) = blob.digest()
-        && upload.exists(digest).await?
-    {
-        progress(Event::Exists {
-            blob: index,
-            digest: digest.clone(),
-            size: blob.size(),
-        });
-        return Ok(blob.descriptor(digest.clone()));
+    let (_running, stop) = watch::channel(false);
+    let upload = Upload::new(transport, blob, index, progress, stop);
+    upload.check_size()?;
+    if upload.is_there().await? {
+        return upload.descriptor();
     }
-    upload.run().await.map(|digest| blob.descriptor(digest))
+    upload.send().await
 }
 
 /// Whether the registry has the blob `digest`.
@@ -104,16 +111,73 @@ pub(crate) struct Upload<'a> {
     index: usize,
     progress: Progress<'a>,
     scope: Scope,
+    /// Turns true when another blob of the image has failed.
+    stop: watch::Receiver<bool>,
 }
 
-enum Begun {
-    Mounted(Digest, String),
-    Session(Url),
-}
+impl<'a> Upload<'a> {
+    fn new(
+        transport: &'a Transport,
+        blob: &'a Blob,
+        index: usize,
+        progress: Progress<'a>,
+        stop: watch::Receiver<bool>,
+    ) -> Self {
+        Self {
+            transport,
+            blob,
+            index,
+            progress,
+            scope: Scope::push(transport.endpoint.repository()),
+            stop,
+        }
+    }
 
-impl Upload<'_> {
+    /// Refuses a blob that the registry will not take, before a byte of it is read.
+    fn check_size(&self) -> Result<()> {
+        let profile = &self.transport.uploads.profile;
+        let (size, max) = (self.blob.size(), profile.blob_max.unwrap_or(u64::MAX));
+        if size <= max {
+            return Ok(());
+        }
+        let detail = format!(
+            "its {size} bytes are more than the {max} that this registry ({}) takes in one blob",
+            profile.name
+        );
+        Err(
+            Error::new(ErrorKind::Unsupported, STAGE, self.object(), detail)
+                .with_hint("split the model into several files, each of which becomes a layer"),
+        )
+    }
+
     async fn exists(&self, digest: &Digest) -> Result<bool> {
         exists(self.transport, digest, &self.scope).await
+    }
+
+    /// Whether the registry has the blob, as far as that can be asked; if so it is reported.
+    async fn is_there(&self) -> Result<bool> {
+        let Some(digest) = self.blob.digest() else {
+            return Ok(false);
+        };
+        let there = self.exists(digest).await?;
+        if there {
+            report_exists(self.blob, digest, self.index, self.progress);
+        }
+        Ok(there)
+    }
+
+    /// Sends the blob when there is room for it.
+    async fn send(&self) -> Result<Descriptor> {
+        let _room = self.transport.uploads.admit(self.blob).await;
+        let digest = course::run(self).await?;
+        Ok(self.blob.descriptor(digest))
+    }
+
+    /// The descriptor of a blob whose digest is known.
+    fn descriptor(&self) -> Result<Descriptor> {
+        let digest = self.blob.digest().cloned();
+        let missing = || Error::new(ErrorKind::Invalid, STAGE, self.object(), "has no digest");
+        Ok(self.blob.descriptor(digest.ok_or_else(missing)?))
     }
 
     /// What errors name: the blob's digest, or its place when that is not known yet.
@@ -125,32 +189,8 @@ impl Upload<'_> {
         }
     }
 
-    async fn run(&self) -> Result<Digest> {
-        let pump = Pump::new(self.blob);
-        let mut chunk = self.transport.net.options.chunk_size;
-        let mut attempt = 1;
-        loop {
-            let (error, asked) = match self.attempt(&pump, chunk).await {
-                Ok(digest) => return Ok(digest),
-                Err(Failure::Fatal(error)) => return Err(error),
-                Err(Failure::TooLarge(error))
-                    if chunk.is_some_and(|size| size <= CHUNK_FALLBACK) =>
-                {
-                    return Err(error);
-                }
-                Err(Failure::TooLarge(error)) => {
-                    chunk = Some(CHUNK_FALLBACK);
-                    (error, None)
-                }
-                Err(Failure::Again(error, asked)) => (error, asked),
-            };
-            let Some(pause) = retry::pause(&self.transport.net.options, attempt, asked) else {
-                return Err(error);
-            };
-            self.report_retry(attempt, &error);
-            tokio::time::sleep(pause).await;
-            attempt += 1;
-        }
+    fn error(&self, kind: ErrorKind, detail: impl Into<String>) -> Error {
+        Error::new(kind, STAGE, self.object(), detail)
     }
 
     fn report_retry(&self, attempt: u32, error: &Error) {
@@ -161,107 +201,25 @@ impl Upload<'_> {
         });
     }
 
-    /// One upload session, from its opening to its commit.
-    async fn attempt(&self, pump: &Pump, chunk: Option<u64>) -> Result<Digest, Failure> {
-        let session = match self.begin().await? {
-            Begun::Session(session) => session,
-            Begun::Mounted(digest, from) => {
-                let size = self.blob.size();
-                (self.progress)(Event::Mounted {
-                    blob: self.index,
-                    digest: digest.clone(),
-                    size,
-                    from,
-                });
-                return Ok(digest);
-            }
-        };
-        let mut transfer = Transfer {
-            upload: self,
-            pump,
-            session,
-        };
-        let result = match (self.blob.digest(), chunk) {
-            (Some(digest), None) => transfer.put_whole(digest).await,
-            (_, chunk) => transfer.patch_and_commit(chunk).await,
-        };
-        match result {
-            Ok(Commit { digest }) => {
-                let (size, sent) = (self.blob.size(), pump.handed());
-                (self.progress)(Event::Uploaded {
-                    blob: self.index,
-                    digest: digest.clone(),
-                    size,
-                    sent,
-                });
-                Ok(digest)
-            }
-            Err(failure) => {
-                transfer.cancel().await;
-                Err(failure)
-            }
+    /// Ends when this upload is to stop.
+    async fn stopped(&self) {
+        let mut stop = self.stop.clone();
+        if stop.wait_for(|stop| *stop).await.is_err() {
+            // Nobody is left who could stop it.
+            std::future::pending::<()>().await;
         }
     }
 
-    /// Opens a session, by way of a mount where one is possible. A registry that does not mount
-    /// answers with a session instead (distribution-spec, mounting a blob), which is then used.
-    async fn begin(&self) -> Result<Begun> {
-        if let (Some(digest), Some(from)) = (self.blob.digest(), self.blob.mount_from()) {
-            match self.mount(digest, from).await {
-                Ok(begun) => return Ok(begun),
-                // Registries refuse mounts in many ways; none of them is about the upload itself.
-                Err(error) if error.is_retryable() => return Err(error),
-                Err(_) => {}
-            }
-        }
-        let call = Call::new(
-            STAGE,
-            Method::POST,
-            self.transport.endpoint.uploads(),
-            &self.scope,
-        );
-        let response = self.transport.send(&call).await?;
-        if response.status() != StatusCode::ACCEPTED {
-            return Err(self
-                .transport
-                .unexpected(response, STAGE, self.object())
-                .await);
-        }
-        self.transport
-            .location(&response, STAGE)
-            .map(Begun::Session)
+    fn stop_error(&self) -> Error {
+        self.error(ErrorKind::Unreachable, "stopped, since another blob failed")
     }
+}
 
-    async fn mount(&self, digest: &Digest, from: &str) -> Result<Begun> {
-        let scope = self.scope.clone().and_pull(from);
-        let mut url = self.transport.endpoint.uploads();
-        url.query_pairs_mut()
-            .append_pair("mount", digest.as_ref())
-            .append_pair("from", from);
-        let response = self
-            .transport
-            .send(&Call::new(STAGE, Method::POST, url, &scope))
-            .await?;
-        match response.status() {
-            StatusCode::CREATED => Ok(Begun::Mounted(digest.clone(), from.to_owned())),
-            StatusCode::ACCEPTED => self
-                .transport
-                .location(&response, STAGE)
-                .map(Begun::Session),
-            _ => Err(self
-                .transport
-                .unexpected(response, STAGE, self.object())
-                .await),
-        }
-    }
-
-    /// The error for bytes that are not those of the declared digest.
-    fn mismatch(&self, expected: &Digest, found: &Digest) -> Failure {
-        let detail = format!("the bytes have digest {found}, expected {expected}");
-        Failure::Fatal(
-            Error::new(ErrorKind::DigestMismatch, STAGE, self.object(), detail).with_hint(
-                "the source is not what it was when its digest was taken; measure it again",
-            ),
-        )
-    }
+/// Reports a blob that need not be sent.
+pub(crate) fn report_exists(blob: &Blob, digest: &Digest, index: usize, progress: Progress<'_>) {
+    progress(Event::Exists {
+        blob: index,
+        digest: digest.clone(),
+        size: blob.size(),
+    });
 }

@@ -1,60 +1,37 @@
 //! The source side of an upload: exact length, hashed on the way, replayable from any offset.
 
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use futures::StreamExt as _;
-use futures::stream::{self, BoxStream};
+use futures::stream::{self, BoxStream, StreamExt as _};
 use oci_spec::image::Digest;
-use sha2::{Digest as _, Sha256};
-use tokio::sync::watch;
+use tokio::sync::{Mutex as AsyncMutex, watch};
 
-use crate::blob::{Blob, ByteStream, OpenFn, finish};
+use super::frontier::Frontier;
+use super::journal::Journal;
+use super::reader::{Failure, Origin, Reader, Slot};
+use crate::blob::Blob;
 use crate::error::{BoxError, Error, ErrorKind, Result};
-
-/// Bytes handed to the connection at a time, so that progress is fine-grained and hashing one
-/// piece does not hold up the runtime.
-const PIECE: usize = 256 << 10;
-/// Hash states are kept at this distance in bytes at least, so that a resumed upload re-reads
-/// little.
-const MARK_EVERY: u64 = 16 << 20;
-/// Hash states kept for one blob at most (about 120 bytes each).
-const MARKS_MAX: u64 = 1024;
 
 /// A blob's bytes on their way into one or more requests.
 pub(crate) struct Pump {
-    open: OpenFn,
-    size: u64,
-    state: Arc<Mutex<State>>,
+    origin: Arc<Origin>,
+    inherited: bool,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    /// A reader between two requests: the next one goes on with it where it can.
+    idle: Mutex<Option<Reader>>,
+    /// Where the reader in use leaves the cause of its end.
+    failure: Mutex<Slot>,
+    handed: AtomicU64,
     done: watch::Sender<u64>,
 }
 
-struct State {
-    hash: Sha256,
-    pos: u64,
-    marks: Vec<(u64, Sha256)>,
-    handed: u64,
-    failure: Option<Failure>,
-}
-
-enum Failure {
-    Short(u64),
-    Long,
-    Source(BoxError),
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Short(at) => write!(f, "the source ended after {at} bytes"),
-            Self::Long => f.write_str("the source goes on after its declared length"),
-            Self::Source(_) => f.write_str("the source failed"),
-        }
-    }
-}
-
-/// What the connection is told when the source fails; the real cause is kept in the state.
+/// What the connection is told when the source fails; the real cause is kept.
 #[derive(Debug)]
 struct Aborted;
 
@@ -66,50 +43,61 @@ impl fmt::Display for Aborted {
 
 impl std::error::Error for Aborted {}
 
-fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
-    state.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Pump {
-    pub(crate) fn new(blob: &Blob) -> Self {
-        let state = State {
-            hash: Sha256::new(),
-            pos: 0,
-            marks: vec![(0, Sha256::new())],
-            handed: 0,
-            failure: None,
-        };
-        Self {
+    /// The bytes of `blob`, of which `frontier` has seen some. `journal` keeps what it sees.
+    pub(crate) fn new(blob: &Blob, frontier: Frontier, journal: Option<Arc<Journal>>) -> Self {
+        let inherited = frontier.pos() > 0;
+        let origin = Origin {
             open: blob.opener(),
             size: blob.size(),
-            state: Arc::new(Mutex::new(state)),
+            frontier: Arc::new(AsyncMutex::new(frontier)),
+            journal,
+        };
+        let shared = Shared {
+            idle: Mutex::new(None),
+            failure: Mutex::default(),
+            handed: AtomicU64::new(0),
             done: watch::channel(0).0,
+        };
+        Self {
+            origin: Arc::new(origin),
+            inherited,
+            shared: Arc::new(shared),
         }
+    }
+
+    /// Whether some of the hash comes from an earlier process.
+    pub(crate) fn is_inherited(&self) -> bool {
+        self.inherited
+    }
+
+    /// What is hashed by now.
+    pub(crate) async fn frontier(&self) -> Frontier {
+        self.origin.frontier.lock().await.clone()
     }
 
     /// Where the transfer stands, in bytes from the start of the blob.
     pub(crate) fn watch(&self) -> watch::Receiver<u64> {
-        self.done.subscribe()
+        self.shared.done.subscribe()
     }
 
     /// Bytes handed to connections so far, replays included.
     pub(crate) fn handed(&self) -> u64 {
-        lock(&self.state).handed
+        self.shared.handed.load(Ordering::Relaxed)
     }
 
-    /// The bytes `from..to` as a request body. What lies before `from` and was not hashed yet is
-    /// read, but not sent.
+    /// The bytes `from..to` as a request body.
     pub(crate) fn body(&self, from: u64, to: u64) -> BoxStream<'static, Result<Bytes, BoxError>> {
-        let pos = self.rewind(from);
-        self.done.send_replace(from);
+        self.shared.done.send_replace(from);
         let body = Body {
-            source: (self.open)(pos),
-            held: Bytes::new(),
-            state: Arc::clone(&self.state),
-            done: self.done.clone(),
-            pos,
-            span: (from, to),
-            size: self.size,
+            reader: Some(self.reader(from)),
+            at: from,
+            to,
+            shared: Arc::clone(&self.shared),
         };
         stream::try_unfold(body, async |mut body| {
             let piece = body.next().await?;
@@ -118,33 +106,25 @@ impl Pump {
         .boxed()
     }
 
-    /// Sets the hash back to the last kept state at or before `offset`; returns where that is.
-    fn rewind(&self, offset: u64) -> u64 {
-        let mut state = lock(&self.state);
-        state.failure = None;
-        if state.pos != offset {
-            while state.marks.len() > 1 && state.marks.last().is_some_and(|mark| mark.0 > offset) {
-                state.marks.pop();
-            }
-            let (pos, hash) = state
-                .marks
-                .last()
-                .cloned()
-                .unwrap_or_else(|| (0, Sha256::new()));
-            state.pos = pos;
-            state.hash = hash;
-        }
-        state.pos
+    /// A reader at `from`: the one at hand if it stands there, else a new one.
+    fn reader(&self, from: u64) -> Reader {
+        let idle = lock(&self.shared.idle).take();
+        let reader = idle
+            .filter(|reader| reader.at() == from)
+            .unwrap_or_else(|| Reader::start(Arc::clone(&self.origin), from));
+        *lock(&self.shared.failure) = reader.failure();
+        reader
     }
 
     /// The failure of the source during the last request, if that is what ended it.
     pub(crate) fn failure(&self, stage: &'static str, object: &str) -> Option<Error> {
-        let failure = lock(&self.state).failure.take()?;
+        let slot = Arc::clone(&lock(&self.shared.failure));
+        let failure = lock(&slot).take()?;
         let kind = match failure {
             Failure::Source(_) => ErrorKind::Source,
             _ => ErrorKind::SizeMismatch,
         };
-        let detail = format!("{failure}, declared are {} bytes", self.size);
+        let detail = format!("{failure}, declared are {} bytes", self.origin.size);
         let error = Error::new(kind, stage, object, detail);
         Some(match failure {
             Failure::Source(source) => error.with_source(source),
@@ -154,95 +134,51 @@ impl Pump {
         })
     }
 
-    /// Whether everything up to `offset` was read and handed on.
+    /// Whether everything up to `offset` was handed on.
     pub(crate) fn has_reached(&self, offset: u64) -> bool {
-        lock(&self.state).pos == offset
+        *self.shared.done.borrow() == offset
     }
 
-    /// The digest of the whole blob, reading what no request has read yet.
+    /// The digest of the whole blob, reading what no request has read yet. None when the source
+    /// failed.
     pub(crate) async fn digest(&self) -> Option<Digest> {
-        let mut rest = self.body(self.size, self.size);
-        while let Some(piece) = rest.next().await {
-            piece.ok()?;
+        let size = self.origin.size;
+        let found = async || self.origin.frontier.lock().await.digest(size);
+        if let Some(digest) = found().await {
+            return Some(digest);
         }
-        let state = lock(&self.state);
-        (state.failure.is_none() && state.pos == self.size).then(|| finish(state.hash.clone()))
+        // It ends when all is hashed.
+        let mut reader = self.reader(size);
+        while reader.next(u64::MAX).await.is_some() {}
+        found().await
     }
 }
 
 struct Body {
-    source: ByteStream,
-    held: Bytes,
-    state: Arc<Mutex<State>>,
-    done: watch::Sender<u64>,
-    pos: u64,
-    span: (u64, u64),
-    size: u64,
+    reader: Option<Reader>,
+    at: u64,
+    to: u64,
+    shared: Arc<Shared>,
 }
 
 impl Body {
     async fn next(&mut self) -> Result<Option<Bytes>, BoxError> {
-        let (from, to) = self.span;
-        while self.pos < to {
-            let Some(mut piece) = self.pull().await? else {
-                return Err(self.fail(Failure::Short(self.pos)));
-            };
-            let left = usize::try_from(to - self.pos).unwrap_or(usize::MAX);
-            if piece.len() > left {
-                if to == self.size {
-                    return Err(self.fail(Failure::Long));
-                }
-                piece.truncate(left);
-            }
-            self.take(&piece);
-            // The last piece is held back until the source has ended too: a request that lacks
-            // its last bytes can not be committed.
-            if self.pos == self.size && self.pull().await?.is_some() {
-                return Err(self.fail(Failure::Long));
-            }
-            if self.pos > from {
-                let fresh = usize::try_from(self.pos - from)
-                    .unwrap_or(usize::MAX)
-                    .min(piece.len());
-                let piece = piece.split_off(piece.len() - fresh);
-                lock(&self.state).handed += piece.len() as u64;
-                self.done.send_replace(self.pos);
-                return Ok(Some(piece));
-            }
+        let Some(reader) = self.reader.as_mut().filter(|_| self.at < self.to) else {
+            return Ok(None);
+        };
+        let Some(piece) = reader.next(self.to - self.at).await else {
+            return Err(Box::new(Aborted));
+        };
+        self.at += piece.len() as u64;
+        self.shared
+            .handed
+            .fetch_add(piece.len() as u64, Ordering::Relaxed);
+        if self.at == self.to {
+            // Before the piece is seen: the connection may not ask for more than it announced.
+            *lock(&self.shared.idle) = self.reader.take();
         }
-        if self.size == 0 && self.pull().await?.is_some() {
-            return Err(self.fail(Failure::Long));
-        }
-        Ok(None)
-    }
-
-    /// The next bytes of the source, at most [`PIECE`]; `None` at its end.
-    async fn pull(&mut self) -> Result<Option<Bytes>, BoxError> {
-        while self.held.is_empty() {
-            match self.source.next().await {
-                Some(Ok(chunk)) => self.held = chunk,
-                Some(Err(error)) => return Err(self.fail(Failure::Source(error))),
-                None => return Ok(None),
-            }
-        }
-        Ok(Some(self.held.split_to(self.held.len().min(PIECE))))
-    }
-
-    fn take(&mut self, piece: &[u8]) {
-        self.pos += piece.len() as u64;
-        let mut state = lock(&self.state);
-        state.hash.update(piece);
-        state.pos = self.pos;
-        let last = state.marks.last().map_or(0, |mark| mark.0);
-        if self.pos - last >= MARK_EVERY.max(self.size / MARKS_MAX) {
-            let mark = (self.pos, state.hash.clone());
-            state.marks.push(mark);
-        }
-    }
-
-    fn fail(&self, failure: Failure) -> BoxError {
-        lock(&self.state).failure = Some(failure);
-        Box::new(Aborted)
+        self.shared.done.send_replace(self.at);
+        Ok(Some(piece))
     }
 }
 
@@ -253,9 +189,10 @@ mod tests {
     use futures::TryStreamExt as _;
     use proptest::prelude::*;
 
-    fn blob(data: &Bytes, declared: u64, chunk: usize) -> Blob {
-        let data = data.clone();
+    fn blob(data: &Bytes, declared: u64, chunk: usize, opened: &Arc<AtomicU64>) -> Blob {
+        let (data, opened) = (data.clone(), Arc::clone(opened));
         Blob::new("x/y", declared, move |from| {
+            opened.fetch_add(1, Ordering::Relaxed);
             let rest = data.slice(usize::try_from(from).unwrap().min(data.len())..);
             let parts: Vec<_> = rest
                 .chunks(chunk)
@@ -263,6 +200,11 @@ mod tests {
                 .collect();
             stream::iter(parts).boxed()
         })
+    }
+
+    fn pump(data: &Bytes, declared: u64, chunk: usize) -> Pump {
+        let blob = blob(data, declared, chunk, &Arc::default());
+        Pump::new(&blob, Frontier::new(), None)
     }
 
     async fn collect(pump: &Pump, from: u64, to: u64) -> Result<Vec<u8>, BoxError> {
@@ -274,25 +216,69 @@ mod tests {
     async fn wrong_lengths_fail_before_the_last_byte_is_handed_on() {
         let data = Bytes::from(vec![7; 100]);
         for (declared, text) in [(99, "goes on"), (101, "ended after 100")] {
-            let pump = Pump::new(&blob(&data, declared, 10));
+            let pump = pump(&data, declared, 10);
             assert!(collect(&pump, 0, declared).await.is_err());
             assert!(pump.handed() < declared);
             let error = pump.failure("push blob", "r").unwrap();
             assert_eq!(error.kind(), ErrorKind::SizeMismatch);
             assert!(error.to_string().contains(text), "{error}");
         }
-        let pump = Pump::new(&blob(&data, 0, 10));
-        assert_eq!(pump.digest().await, None);
+        assert_eq!(pump(&data, 0, 10).digest().await, None);
     }
 
     #[tokio::test]
-    async fn marks_bound_what_a_resume_reads_again() {
-        let size = MARK_EVERY * 2 + 5;
-        let data = Bytes::from(vec![1; usize::try_from(size).unwrap()]);
-        let pump = Pump::new(&blob(&data, size, 1 << 20));
-        collect(&pump, 0, size).await.unwrap();
-        assert_eq!(pump.rewind(MARK_EVERY + 9), MARK_EVERY);
+    async fn chunks_in_order_read_the_source_once() {
+        let data = Bytes::from(vec![1; 3 << 20]);
+        let (size, opened) = (data.len() as u64, Arc::default());
+        let pump = Pump::new(&blob(&data, size, 100_000, &opened), Frontier::new(), None);
+        let mut at = 0;
+        while at < size {
+            let to = size.min(at + 700_001);
+            collect(&pump, at, to).await.unwrap();
+            at = to;
+        }
         assert_eq!(pump.digest().await.unwrap(), sha256_of(&data));
+        assert_eq!(pump.digest().await.unwrap(), sha256_of(&data));
+        assert_eq!((opened.load(Ordering::Relaxed), pump.handed()), (1, size));
+    }
+
+    #[tokio::test]
+    async fn what_is_sent_again_is_not_hashed_again() {
+        let data = Bytes::from(vec![2; 5 << 20]);
+        let size = data.len() as u64;
+        let pump = pump(&data, size, 1 << 20);
+        collect(&pump, 0, 4 << 20).await.unwrap();
+        let first = pump.origin.frontier.lock().await.pos();
+        collect(&pump, 1 << 20, 2 << 20).await.unwrap();
+        assert!(pump.origin.frontier.lock().await.pos() >= first);
+        assert_eq!(pump.digest().await.unwrap(), sha256_of(&data));
+        assert_eq!(pump.handed(), 5 << 20);
+    }
+
+    #[tokio::test]
+    async fn a_dropped_body_stops_its_source() {
+        struct Held(Arc<AtomicU64>);
+        impl Drop for Held {
+            fn drop(&mut self) {
+                self.0.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        let dropped = Arc::new(AtomicU64::new(0));
+        let count = Arc::clone(&dropped);
+        let blob = Blob::new("x/y", 1 << 40, move |_| {
+            let held = Held(Arc::clone(&count));
+            stream::unfold(held, async |held| {
+                Some((Ok(Bytes::from_static(&[0; 1000])), held))
+            })
+            .boxed()
+        });
+        let pump = Pump::new(&blob, Frontier::new(), None);
+        let mut body = pump.body(0, 1 << 40);
+        body.next().await.unwrap().unwrap();
+        drop(body);
+        while dropped.load(Ordering::Relaxed) == 0 {
+            tokio::task::yield_now().await;
+        }
     }
 
     proptest! {
@@ -300,19 +286,24 @@ mod tests {
         fn any_order_of_replays_finds_the_digest(
             data in proptest::collection::vec(any::<u8>(), 0..400),
             chunk in 1usize..50,
-            cuts in proptest::collection::vec((0.0f64..1.0, 0.0f64..1.0), 0..5),
+            cuts in proptest::collection::vec((0.0f64..1.0, 0.0f64..1.0, any::<bool>()), 0..5),
         ) {
             let data = Bytes::from(data);
             let size = data.len() as u64;
             let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
             runtime.block_on(async {
-                let pump = Pump::new(&blob(&data, size, chunk));
-                for (from, to) in cuts {
+                let pump = pump(&data, size, chunk);
+                for (from, to, whole) in cuts {
                     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "tests")]
                     let place = |part: f64| (part * size as f64) as usize;
                     let (from, to) = (place(from.min(to)), place(from.max(to)));
-                    let got = collect(&pump, from as u64, to as u64).await.unwrap();
-                    assert_eq!(got, data[from..to]);
+                    if whole {
+                        let got = collect(&pump, from as u64, to as u64).await.unwrap();
+                        assert_eq!(got, data[from..to]);
+                    } else if let Some(piece) = pump.body(from as u64, to as u64).next().await {
+                        // A request that breaks.
+                        assert!(data[from..to].starts_with(&piece.unwrap()));
+                    }
                 }
                 assert_eq!(pump.digest().await.unwrap(), sha256_of(&data));
             });

@@ -3,8 +3,10 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod auth;
+mod downgrades;
 mod faults;
 mod images;
+mod many;
 mod pulls;
 mod real;
 mod server;
