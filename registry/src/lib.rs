@@ -11,7 +11,6 @@ mod endpoint;
 mod error;
 mod manifest;
 mod net;
-mod oci_error;
 mod options;
 mod pinned;
 mod pull;
@@ -22,7 +21,7 @@ mod tags;
 mod transport;
 mod upload;
 
-pub use auth::{Credentials, DockerConfig};
+pub use auth::{AccessToken, Credentials, DockerConfig, TokenSource};
 pub use blob::{Blob, ByteStream, Event, OpenFn, Progress};
 pub use error::{BoxError, Error, ErrorKind, Result};
 pub use manifest::{Manifest, choose, is_index};

@@ -29,7 +29,7 @@ const PUSH: &str = "push manifest";
 /// A repository: blobs, manifests and tags. Cheap to clone; clones share connections and tokens.
 #[derive(Clone, Debug)]
 pub struct Repository {
-    transport: Transport,
+    pub(crate) transport: Transport,
     puller: Arc<Puller>,
 }
 
@@ -73,7 +73,7 @@ impl Repository {
             auth,
             endpoint,
         };
-        let puller = Arc::new(Puller::new(transport.clone(), reference.clone()));
+        let puller = Arc::new(Puller::new(transport.clone()));
         Ok(Self { transport, puller })
     }
 
@@ -82,7 +82,7 @@ impl Repository {
         self.transport.endpoint.name()
     }
 
-    fn scope(&self, push: bool) -> Scope {
+    pub(crate) fn scope(&self, push: bool) -> Scope {
         let repository = self.transport.endpoint.repository();
         if push {
             Scope::push(repository)
@@ -186,7 +186,7 @@ impl Repository {
     }
 
     /// Stores a manifest under a digest or a tag, unless it is there; says whether it was sent.
-    async fn put_manifest(
+    pub(crate) async fn put_manifest(
         &self,
         place: &str,
         digest: &Digest,
@@ -263,7 +263,7 @@ impl Repository {
     }
 
     /// The digest of a manifest by HEAD; by GET where the registry does not name it in HEAD.
-    async fn head_manifest(&self, place: &str, scope: &Scope) -> Result<Option<Digest>> {
+    pub(crate) async fn head_manifest(&self, place: &str, scope: &Scope) -> Result<Option<Digest>> {
         let mut call = Call::new(
             "look up manifest",
             Method::HEAD,
@@ -378,12 +378,12 @@ impl Repository {
         tags::list(&self.transport, &self.scope(false)).await
     }
 
-    fn object(&self, place: &str) -> String {
+    pub(crate) fn object(&self, place: &str) -> String {
         let sign = if place.contains(':') { '@' } else { ':' };
         format!("{}{sign}{place}", self.name())
     }
 
-    fn check_tag(&self, tag: &str) -> Result<()> {
+    pub(crate) fn check_tag(&self, tag: &str) -> Result<()> {
         let letter = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_';
         let fits = tag.len() <= 128
             && tag.as_bytes().first().is_some_and(letter)
