@@ -2,18 +2,24 @@
 //! # Map of the crate
 //!
 //! `repository` is the front door; `upload` moves a blob in one pass; `pull` reads one back;
-//! `auth` answers challenges; `transport` signs requests, `net` sends them, `endpoint` knows
+//! `copy`, `referrers`, `artifact` and `delete` are built on these; `auth` answers challenges; `transport` signs requests, `net` sends them, `endpoint` knows
 //! which addresses may be trusted.
 
+mod artifact;
 mod auth;
 mod blob;
+mod copy;
+mod delete;
 mod endpoint;
 mod error;
+mod json;
 mod manifest;
 mod net;
 mod options;
+mod pages;
 mod pinned;
 mod pull;
+mod referrers;
 mod repository;
 mod retry;
 mod secret;
@@ -21,6 +27,7 @@ mod tags;
 mod transport;
 mod upload;
 
+pub use artifact::Artifact;
 pub use auth::{AccessToken, Credentials, DockerConfig, TokenSource};
 pub use blob::{Blob, ByteStream, Event, OpenFn, Progress};
 pub use error::{BoxError, Error, ErrorKind, Result};

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
-use http::{Method, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 use oci_spec::distribution::Reference;
 use oci_spec::image::{Descriptor, Digest, Platform};
 use reqwest::Response;
+use tokio::sync::Mutex;
 
 use crate::auth::{Auth, Credentials, Scope};
 use crate::blob::{Blob, ByteStream, Event, Progress, sha256_of};
@@ -31,6 +32,8 @@ const PUSH: &str = "push manifest";
 pub struct Repository {
     pub(crate) transport: Transport,
     puller: Arc<Puller>,
+    /// Held while a list of referrers is amended.
+    pub(crate) listing: Arc<Mutex<()>>,
 }
 
 impl Repository {
@@ -74,7 +77,11 @@ impl Repository {
             endpoint,
         };
         let puller = Arc::new(Puller::new(transport.clone()));
-        Ok(Self { transport, puller })
+        Ok(Self {
+            transport,
+            puller,
+            listing: Arc::default(),
+        })
     }
 
     /// `registry/repository`.
@@ -297,6 +304,12 @@ impl Repository {
     /// [`ErrorKind::NotFound`], [`ErrorKind::DigestMismatch`] for other bytes than asked for, or
     /// what the registry says.
     pub async fn manifest(&self, reference: &str) -> Result<(Bytes, Descriptor)> {
+        let (bytes, descriptor, _) = self.fetch(reference).await?;
+        Ok((bytes, descriptor))
+    }
+
+    /// As [`manifest`](Self::manifest), with the headers of the answer.
+    pub(crate) async fn fetch(&self, reference: &str) -> Result<(Bytes, Descriptor, HeaderMap)> {
         let wanted = if reference.contains(':') {
             Some(self.parse_digest(reference)?)
         } else {
@@ -329,7 +342,7 @@ impl Repository {
         }
         let media_type = manifest::media_type(&headers, &bytes, &object)?;
         let descriptor = Descriptor::new(media_type, bytes.len() as u64, found);
-        Ok((bytes, descriptor))
+        Ok((bytes, descriptor, headers))
     }
 
     /// The manifest of one image: as [`manifest`](Self::manifest), choosing `platform` where the
