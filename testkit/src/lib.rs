@@ -3,6 +3,7 @@
 mod azurite;
 pub mod cluster;
 mod docker_registry;
+pub mod fault_proxy;
 pub mod judge;
 mod missing;
 pub mod process;
@@ -14,6 +15,7 @@ mod versitygw;
 pub use azurite::Azurite;
 pub use cluster::{Cluster, Tier};
 pub use docker_registry::{DockerRegistry, Request};
+pub use fault_proxy::FaultProxy;
 pub use judge::Judge;
 pub use missing::{Missing, need};
 pub use process::free_port;

@@ -5,6 +5,7 @@ mod cluster;
 mod judges;
 mod killed;
 mod node;
+mod proxy;
 mod services;
 
 use std::path::Path;
