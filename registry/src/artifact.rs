@@ -155,9 +155,8 @@ impl Repository {
     }
 
     fn check_artifact(&self, artifact: &Artifact) -> Result<()> {
-        let invalid = |detail: String| {
-            Err(Error::new(ErrorKind::Invalid, STAGE, self.name(), detail))
-        };
+        let invalid =
+            |detail: String| Err(Error::new(ErrorKind::Invalid, STAGE, self.name(), detail));
         if !manifest::is_media_type(&artifact.artifact_type) {
             return invalid("the artifact type is not a media type".to_owned());
         }

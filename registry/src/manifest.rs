@@ -78,7 +78,9 @@ pub(crate) fn is_media_type(text: &str) -> bool {
     let part = |part: &str| {
         let mut bytes = part.bytes();
         part.len() <= 127
-            && bytes.next().is_some_and(|byte| byte.is_ascii_alphanumeric())
+            && bytes
+                .next()
+                .is_some_and(|byte| byte.is_ascii_alphanumeric())
             && bytes.all(|byte| byte.is_ascii_alphanumeric() || b"!#$&-^_.+".contains(&byte))
     };
     text.split_once('/')
@@ -167,7 +169,9 @@ mod tests {
 
     #[test]
     fn media_types_have_two_parts() {
-        assert!(is_media_type("application/vnd.dev.sigstore.bundle.v0.3+json"));
+        assert!(is_media_type(
+            "application/vnd.dev.sigstore.bundle.v0.3+json"
+        ));
         for bad in ["", "a", "a/", "/b", "a/b/c", "a/b c", "a/b\n", "\u{e9}/b"] {
             assert!(!is_media_type(bad), "{bad:?}");
         }

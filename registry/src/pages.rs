@@ -107,7 +107,10 @@ mod tests {
     fn the_next_link_is_found() {
         let next = |text: &str| {
             let mut headers = HeaderMap::new();
-            headers.insert(header::LINK, "<https://docs.invalid>; rel=help".parse().unwrap());
+            headers.insert(
+                header::LINK,
+                "<https://docs.invalid>; rel=help".parse().unwrap(),
+            );
             headers.append(header::LINK, text.parse().unwrap());
             next_page(&headers)
         };

@@ -51,6 +51,11 @@ impl Head {
     }
 }
 
+/// Whether a manifest refers to another.
+pub(crate) fn has_subject(manifest: &[u8]) -> bool {
+    serde_json::from_slice(manifest).is_ok_and(|head: Head| head.subject.is_some())
+}
+
 /// # Referrers
 impl Repository {
     /// The manifests that refer to `subject`, all of them or those of `artifact_type`, in the
@@ -245,7 +250,12 @@ impl Repository {
             }
         }
         let detail = "others kept overwriting the list of referrers";
-        Err(Error::new(ErrorKind::Server, UPDATE, self.object(&tag), detail))
+        Err(Error::new(
+            ErrorKind::Server,
+            UPDATE,
+            self.object(&tag),
+            detail,
+        ))
     }
 
     /// The list under the tag as it is, or an empty one, and its ETag.

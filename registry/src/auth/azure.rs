@@ -25,3 +25,46 @@ impl Credentials {
         Self::entra_from(source, tenant)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::credentials::Kind;
+    use azure_core::credentials::{AccessToken as AzureToken, TokenRequestOptions};
+    use azure_core::time::OffsetDateTime;
+    use futures::future::BoxFuture;
+
+    #[derive(Debug)]
+    struct Fixed;
+
+    // What `#[async_trait]` makes of the method, written out.
+    impl TokenCredential for Fixed {
+        fn get_token<'a, 'b, 'c, 'd, 'e>(
+            &'a self,
+            scopes: &'b [&'c str],
+            _: Option<TokenRequestOptions<'d>>,
+        ) -> BoxFuture<'e, azure_core::Result<AzureToken>>
+        where
+            'a: 'e,
+            'b: 'e,
+            'c: 'e,
+            'd: 'e,
+        {
+            let secret = format!("hunter2 for {}", scopes.join(" "));
+            async { Ok(AzureToken::new(secret, OffsetDateTime::UNIX_EPOCH)) }.boxed()
+        }
+    }
+
+    #[tokio::test]
+    async fn azures_credentials_are_asked_for_the_registrys_scope() {
+        let credentials = Credentials::entra(Arc::new(Fixed), Some("tenant"));
+        let Kind::Refresh(vault) = &credentials.kind else {
+            unreachable!("an Entra ID identity is exchanged for refresh tokens");
+        };
+        let entra = vault.entra().unwrap();
+        assert_eq!(entra.tenant.as_deref(), Some("tenant"));
+        let token = (entra.source)("s/.default".to_owned()).await.unwrap();
+        assert_eq!(token.reveal(), "hunter2 for s/.default");
+        assert!(!format!("{credentials:?}").contains("hunter2"));
+    }
+}

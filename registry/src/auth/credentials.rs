@@ -167,10 +167,8 @@ mod tests {
     #[test]
     fn an_ecr_token_is_a_password() {
         let found = Credentials::ecr(&STANDARD.encode("AWS:pass:word")).unwrap();
-        assert!(
-            matches!(&found.kind, Kind::Basic { username, password }
-                if username == "AWS" && password.reveal() == "pass:word")
-        );
+        assert!(matches!(&found.kind, Kind::Basic { username, password }
+                if username == "AWS" && password.reveal() == "pass:word"));
         for bad in ["hunter2", "aHVudGVyMg==", ""] {
             let error = Credentials::ecr(bad).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Invalid);

@@ -67,6 +67,11 @@ impl Vault {
         self.given.as_ref().map_or("", Secret::reveal)
     }
 
+    #[cfg(all(test, feature = "azure"))]
+    pub(crate) fn entra(&self) -> Option<&Entra> {
+        self.entra.as_ref()
+    }
+
     /// An access token for `scope`, by `grant_type=refresh_token`. One request at a time: the
     /// first use of a refresh token may put an end to it.
     pub(crate) async fn token(&self, ask: &Ask<'_>, realm: &Url, scope: &Scope) -> Result<Token> {

@@ -128,7 +128,9 @@ impl Ask<'_> {
         }
         let asked_at = Instant::now();
         let date = response.headers().get(header::DATE);
-        let date = date.and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let date = date
+            .and_then(|value| value.to_str().ok())
+            .map(str::to_owned);
         let limit = self.net.options.request_timeout;
         let body = net::read_body(response, stage, ANSWER_MAX, limit).await?;
         // serde's message may quote the answer, which holds a token.

@@ -3,8 +3,14 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod auth;
+mod copies;
+mod deletes;
+mod entra;
 mod faults;
 mod images;
+mod oci_client_defects;
 mod pulls;
 mod real;
+mod referrers;
+mod secrets;
 mod server;
