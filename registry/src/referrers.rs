@@ -16,6 +16,7 @@ use crate::json;
 use crate::manifest;
 use crate::pages::Pages;
 use crate::repository::Repository;
+use crate::retry;
 use crate::transport::Call;
 
 const LIST: &str = "list referrers";
@@ -184,7 +185,7 @@ impl Repository {
         let response = self
             .put(digest.as_ref(), &media_type, bytes, HeaderMap::new())
             .await?;
-        if !response.status().is_success() {
+        if is_conflict(response.status()) {
             let object = self.object(digest.as_ref());
             return Err(self.transport.unexpected(response, UPDATE, object).await);
         }
@@ -195,6 +196,7 @@ impl Repository {
         Ok(true)
     }
 
+    /// Stores a manifest under a digest or a tag. The answer is a success or a conflict.
     async fn put(
         &self,
         place: &str,
@@ -207,7 +209,23 @@ impl Repository {
         let mut call = Call::new(UPDATE, Method::PUT, url, &scope);
         call.headers = headers;
         call.body = Some((media_type, bytes.clone()));
-        self.transport.send(&call).await
+        let mut attempt = 1;
+        loop {
+            let response = self.transport.send(&call).await?;
+            if response.status().is_success() || is_conflict(response.status()) {
+                return Ok(response);
+            }
+            let object = self.object(place);
+            let error = self.transport.unexpected(response, UPDATE, object).await;
+            // The bytes were digested here. The Docker registry says this, too, of a manifest
+            // that names a blob whose link is being written by another upload of that blob.
+            let passes = error.to_string().contains("DIGEST_INVALID");
+            match retry::pause(&self.transport.net.options, attempt, None).filter(|_| passes) {
+                Some(pause) => tokio::time::sleep(pause).await,
+                None => return Err(error),
+            }
+            attempt += 1;
+        }
     }
 
     /// Adds `entry` to the list under the tag of `subject`, and keeps what others put there.
@@ -237,14 +255,7 @@ impl Repository {
             let mut headers = HeaderMap::new();
             headers.extend(etag.map(|etag| (header::IF_MATCH, etag)));
             let response = self.put(&tag, &media_type, &bytes, headers).await?;
-            let conflict = matches!(
-                response.status(),
-                StatusCode::PRECONDITION_FAILED | StatusCode::CONFLICT
-            );
-            if !conflict && !response.status().is_success() {
-                let object = self.object(&tag);
-                return Err(self.transport.unexpected(response, UPDATE, object).await);
-            }
+            let conflict = is_conflict(response.status());
             if !conflict && amend(&mut self.read_tag(&tag).await?.0, entry) == Some(false) {
                 return Ok(());
             }
@@ -275,6 +286,14 @@ impl Repository {
             Err(error) => Err(error),
         }
     }
+}
+
+/// Whether somebody else was quicker (RFC 9110 15.5.13 and 15.5.10).
+fn is_conflict(status: StatusCode) -> bool {
+    matches!(
+        status,
+        StatusCode::PRECONDITION_FAILED | StatusCode::CONFLICT
+    )
 }
 
 /// Adds `entry` unless it is there; says whether it was added, or `None` if this is no list.

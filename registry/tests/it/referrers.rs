@@ -6,7 +6,8 @@ use futures::future::join_all;
 use modelship_registry::{
     Artifact, Blob, Credentials, Descriptor, Digest, ErrorKind, PinnedReference, Repository,
 };
-use modelship_testkit::{DockerRegistry, need};
+use modelship_testkit::fault_proxy::{Fault, Kind, Plan, What};
+use modelship_testkit::{DockerRegistry, FaultProxy, need};
 use serde_json::{Value, json};
 
 use crate::images::{digest, noise, repository, seal, source};
@@ -369,4 +370,59 @@ async fn eight_at_once_are_all_listed_by_the_docker_registry() {
         [tag(image.digest())],
         "the list is a tag, which the reader of tags sees"
     );
+}
+
+#[tokio::test]
+async fn refusals_on_the_way_to_a_real_registry_are_not_taken_for_none() {
+    let Some(registry) = need(DockerRegistry::open().await) else {
+        return;
+    };
+    let direct = repository(&registry.host(), Credentials::anonymous());
+    let image = image(&direct).await;
+    let artifact = direct
+        .push_artifact(&sbom(1, &image), &|_| {})
+        .await
+        .unwrap();
+    for (status, kind) in [(403, ErrorKind::Forbidden), (429, ErrorKind::Throttled)] {
+        for struck in [Kind::Referrers, Kind::GetManifest] {
+            let plan = Plan::of([Fault::new(struck, What::status(status)).every()]);
+            let Some(proxy) = need(FaultProxy::start(&registry.url(), plan).await) else {
+                return;
+            };
+            let through = repository(&proxy.host(), Credentials::anonymous());
+            let error = through.referrers(image.digest(), None).await.unwrap_err();
+            assert_eq!(error.kind(), kind, "{struck:?} {error:?}");
+        }
+    }
+    let plan = Plan::of([Fault::new(Kind::Referrers, What::too_many_requests(0))]);
+    let Some(proxy) = need(FaultProxy::start(&registry.url(), plan).await) else {
+        return;
+    };
+    let through = repository(&proxy.host(), Credentials::anonymous());
+    let found = through.referrers(image.digest(), None).await.unwrap();
+    assert_eq!(digests(&found), [artifact.digest().clone()]);
+}
+
+#[tokio::test]
+async fn a_lost_answer_to_the_list_is_settled_by_reading_it() {
+    let Some(registry) = need(DockerRegistry::open().await) else {
+        return;
+    };
+    let direct = repository(&registry.host(), Credentials::anonymous());
+    let image = image(&direct).await;
+    let faults = (1..=3).map(|nth| Fault::new(Kind::PutManifest, What::LoseAnswer).nth(nth * 2));
+    let Some(proxy) = need(FaultProxy::start(&registry.url(), Plan::of(faults)).await) else {
+        return;
+    };
+    let through = repository(&proxy.host(), Credentials::anonymous());
+    for number in 0..3 {
+        let subject = through.pin(image.digest().clone());
+        through
+            .push_artifact(&sbom(number, &subject), &|_| {})
+            .await
+            .unwrap();
+    }
+    let found = direct.referrers(image.digest(), None).await.unwrap();
+    assert_eq!(found.len(), 3);
+    assert!(proxy.violations().is_empty(), "{:?}", proxy.violations());
 }
