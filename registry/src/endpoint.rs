@@ -56,6 +56,28 @@ impl Endpoint {
         format!("{}/{}", self.registry, self.repository)
     }
 
+    /// The host spoken to, without its port.
+    pub(crate) fn host(&self) -> &str {
+        self.base.host_str().unwrap_or(&self.registry)
+    }
+
+    /// Whether `url` is on the registry's host, at whatever port.
+    pub(crate) fn is_host_of(&self, url: &Url) -> bool {
+        url.host().is_some() && url.host() == self.base.host()
+    }
+
+    /// Whether credentials may travel to `url`, a token endpoint: over TLS, or without it on the
+    /// registry's own host.
+    pub(crate) fn permits_credentials(&self, url: &Url) -> bool {
+        let own = self.is_host_of(url) || (is_loopback(url) && is_loopback(&self.base));
+        self.permits(url) && (url.scheme() == "https" || own)
+    }
+
+    /// The listing of what refers to `digest` (distribution-spec, listing referrers).
+    pub(crate) fn referrers(&self, digest: &Digest) -> Url {
+        self.at(&format!("referrers/{digest}"))
+    }
+
     pub(crate) fn is_http(&self) -> bool {
         self.base.scheme() == "http"
     }
@@ -82,6 +104,11 @@ impl Endpoint {
         let mut url = self.at("tags/list");
         url.set_query(Some("n=1000"));
         url
+    }
+
+    /// Whether `other` is a repository of the same registry, so that blobs can be mounted.
+    pub(crate) fn is_beside(&self, other: &Self) -> bool {
+        self.base.origin() == other.base.origin()
     }
 
     /// Whether `url` is of this registry, so that credentials may be sent to it.
@@ -145,6 +172,18 @@ pub(crate) fn host_port(url: &Url) -> String {
         Some(port) => format!("{host}:{port}"),
         None => host.to_owned(),
     }
+}
+
+/// Whether a request that began at `first` may be redirected to `next`: never from TLS to plain
+/// HTTP, nor from elsewhere to an address of this machine or its cloud host.
+pub(crate) fn may_redirect(first: &Url, next: &Url) -> bool {
+    let scheme_ok = match next.scheme() {
+        "https" => true,
+        "http" => first.scheme() == "http",
+        _ => false,
+    };
+    let strays = is_local_address(next) && !is_local_address(first);
+    scheme_ok && !strays && next.username().is_empty() && next.password().is_none()
 }
 
 fn is_loopback(url: &Url) -> bool {
@@ -241,6 +280,42 @@ mod tests {
             let error = here.resolve(&here.uploads(), location).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Protocol, "{location}");
         }
+    }
+
+    #[test]
+    fn redirects_keep_to_tls_and_away_from_this_machine() {
+        let may = |first: &str, next: &str| {
+            may_redirect(&Url::parse(first).unwrap(), &Url::parse(next).unwrap())
+        };
+        assert!(may("https://r.invalid/b", "https://store.invalid/b?sig=1"));
+        assert!(may("http://r.invalid/b", "http://store.invalid/b"));
+        assert!(may("http://127.0.0.1:1/b", "http://127.0.0.1:2/b"));
+        for next in [
+            "http://r.invalid/b",
+            "http://store.invalid/b",
+            "https://127.0.0.1/b",
+            "https://169.254.169.254/b",
+            "https://u:p@store.invalid/b",
+            "ftp://r.invalid/b",
+        ] {
+            assert!(!may("https://r.invalid/b", next), "{next}");
+        }
+        assert!(!may("http://r.invalid/b", "http://169.254.169.254/b"));
+    }
+
+    #[test]
+    fn a_token_endpoint_without_tls_is_on_the_same_host() {
+        let options = RegistryOptions {
+            plain_http: true,
+            ..RegistryOptions::default()
+        };
+        let here = Endpoint::new(&"registry.invalid/r".parse().unwrap(), &options).unwrap();
+        let may = |text: &str| here.permits_credentials(&Url::parse(text).unwrap());
+        assert!(may("http://registry.invalid:81/token"));
+        assert!(may("https://auth.invalid/token"));
+        assert!(!may("http://auth.invalid/token"));
+        let loopback = endpoint("127.0.0.1:5000/r");
+        assert!(loopback.permits_credentials(&Url::parse("http://localhost:1/t").unwrap()));
     }
 
     #[test]

@@ -2,20 +2,25 @@
 //! # Map of the crate
 //!
 //! `repository` is the front door; `upload` moves a blob in one pass; `pull` reads one back;
-//! `auth` answers challenges; `transport` signs requests, `net` sends them, `endpoint` knows
+//! `copy`, `referrers`, `artifact` and `delete` are built on these; `auth` answers challenges; `transport` signs requests, `net` sends them, `endpoint` knows
 //! which addresses may be trusted.
 
+mod artifact;
 mod auth;
 mod blob;
+mod copy;
+mod delete;
 mod endpoint;
 mod error;
+mod json;
 mod manifest;
 mod net;
-mod oci_error;
 mod options;
+mod pages;
 mod pinned;
 mod profile;
 mod pull;
+mod referrers;
 mod repository;
 mod retry;
 mod secret;
@@ -23,7 +28,8 @@ mod tags;
 mod transport;
 mod upload;
 
-pub use auth::{Credentials, DockerConfig};
+pub use artifact::Artifact;
+pub use auth::{AccessToken, Credentials, DockerConfig, TokenSource};
 pub use blob::{Blob, ByteStream, Event, OpenFn, Progress};
 pub use error::{BoxError, Error, ErrorKind, Result};
 pub use manifest::{Manifest, choose, is_index};

@@ -64,6 +64,29 @@ pub fn is_index(media_type: &MediaType) -> bool {
     )
 }
 
+/// Whether `media_type` is the manifest of one image, or of an artifact.
+pub(crate) fn is_image(media_type: &MediaType) -> bool {
+    matches!(
+        media_type.to_string().as_str(),
+        "application/vnd.oci.image.manifest.v1+json"
+            | "application/vnd.docker.distribution.manifest.v2+json"
+    )
+}
+
+/// Whether `text` has the form of a media type (RFC 6838 4.2).
+pub(crate) fn is_media_type(text: &str) -> bool {
+    let part = |part: &str| {
+        let mut bytes = part.bytes();
+        part.len() <= 127
+            && bytes
+                .next()
+                .is_some_and(|byte| byte.is_ascii_alphanumeric())
+            && bytes.all(|byte| byte.is_ascii_alphanumeric() || b"!#$&-^_.+".contains(&byte))
+    };
+    text.split_once('/')
+        .is_some_and(|(kind, subtype)| part(kind) && part(subtype))
+}
+
 #[derive(Deserialize)]
 struct Index {
     manifests: Vec<Descriptor>,
@@ -142,6 +165,16 @@ mod tests {
             choose(b"[]", &platform(Arch::Amd64)).unwrap_err().kind(),
             ErrorKind::Protocol
         );
+    }
+
+    #[test]
+    fn media_types_have_two_parts() {
+        assert!(is_media_type(
+            "application/vnd.dev.sigstore.bundle.v0.3+json"
+        ));
+        for bad in ["", "a", "a/", "/b", "a/b/c", "a/b c", "a/b\n", "\u{e9}/b"] {
+            assert!(!is_media_type(bad), "{bad:?}");
+        }
     }
 
     #[test]

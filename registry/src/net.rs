@@ -9,7 +9,7 @@ use reqwest::redirect::Policy;
 use reqwest::{Client, RequestBuilder, Response};
 use url::Url;
 
-use crate::endpoint::host_port;
+use crate::endpoint::{host_port, may_redirect};
 use crate::error::{Error, ErrorKind, Result};
 use crate::options::RegistryOptions;
 use crate::retry;
@@ -49,13 +49,13 @@ impl Net {
             .http1_only()
             .connect_timeout(options.connect_timeout)
             .redirect(Policy::custom(|attempt| {
-                let downgrade = attempt.url().scheme() != "https"
-                    && attempt.previous().iter().any(|url| url.scheme() == "https");
-                if downgrade || attempt.previous().len() > REDIRECTS_MAX {
-                    attempt.stop()
-                } else {
+                let first = attempt.previous().first();
+                let safe = first.is_some_and(|first| may_redirect(first, attempt.url()));
+                if safe && attempt.previous().len() <= REDIRECTS_MAX {
                     // reqwest drops Authorization when a redirect leaves the origin.
                     attempt.follow()
+                } else {
+                    attempt.stop()
                 }
             }))
             .user_agent(USER_AGENT);

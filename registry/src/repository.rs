@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{Method, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 use oci_spec::distribution::Reference;
 use oci_spec::image::{Descriptor, Digest, Platform};
 use reqwest::Response;
+use tokio::sync::Mutex;
 
 use crate::auth::{Auth, Credentials, Scope};
 use crate::blob::{Blob, ByteStream, Event, Progress, sha256_of};
@@ -27,8 +28,10 @@ const PUSH: &str = "push manifest";
 /// A repository: blobs, manifests and tags. Cheap to clone; clones share connections and tokens.
 #[derive(Clone, Debug)]
 pub struct Repository {
-    transport: Transport,
+    pub(crate) transport: Transport,
     puller: Arc<Puller>,
+    /// Held while a list of referrers is amended.
+    pub(crate) listing: Arc<Mutex<()>>,
 }
 
 impl Repository {
@@ -73,8 +76,12 @@ impl Repository {
             endpoint,
             uploads: Arc::new(uploads),
         };
-        let puller = Arc::new(Puller::new(transport.clone(), reference.clone()));
-        Ok(Self { transport, puller })
+        let puller = Arc::new(Puller::new(transport.clone()));
+        Ok(Self {
+            transport,
+            puller,
+            listing: Arc::default(),
+        })
     }
 
     /// `registry/repository`.
@@ -82,7 +89,7 @@ impl Repository {
         self.transport.endpoint.name()
     }
 
-    fn scope(&self, push: bool) -> Scope {
+    pub(crate) fn scope(&self, push: bool) -> Scope {
         let repository = self.transport.endpoint.repository();
         if push {
             Scope::push(repository)
@@ -215,7 +222,7 @@ impl Repository {
     }
 
     /// Stores a manifest under a digest or a tag, unless it is there; says whether it was sent.
-    async fn put_manifest(
+    pub(crate) async fn put_manifest(
         &self,
         place: &str,
         digest: &Digest,
@@ -304,7 +311,7 @@ impl Repository {
     }
 
     /// The digest of a manifest by HEAD; by GET where the registry does not name it in HEAD.
-    async fn head_manifest(&self, place: &str, scope: &Scope) -> Result<Option<Digest>> {
+    pub(crate) async fn head_manifest(&self, place: &str, scope: &Scope) -> Result<Option<Digest>> {
         let mut call = Call::new(
             "look up manifest",
             Method::HEAD,
@@ -338,6 +345,12 @@ impl Repository {
     /// [`ErrorKind::NotFound`], [`ErrorKind::DigestMismatch`] for other bytes than asked for, or
     /// what the registry says.
     pub async fn manifest(&self, reference: &str) -> Result<(Bytes, Descriptor)> {
+        let (bytes, descriptor, _) = self.fetch(reference).await?;
+        Ok((bytes, descriptor))
+    }
+
+    /// As [`manifest`](Self::manifest), with the headers of the answer.
+    pub(crate) async fn fetch(&self, reference: &str) -> Result<(Bytes, Descriptor, HeaderMap)> {
         let wanted = if reference.contains(':') {
             Some(self.parse_digest(reference)?)
         } else {
@@ -370,7 +383,7 @@ impl Repository {
         }
         let media_type = manifest::media_type(&headers, &bytes, &object)?;
         let descriptor = Descriptor::new(media_type, bytes.len() as u64, found);
-        Ok((bytes, descriptor))
+        Ok((bytes, descriptor, headers))
     }
 
     /// The manifest of one image: as [`manifest`](Self::manifest), choosing `platform` where the
@@ -419,12 +432,12 @@ impl Repository {
         tags::list(&self.transport, &self.scope(false)).await
     }
 
-    fn object(&self, place: &str) -> String {
+    pub(crate) fn object(&self, place: &str) -> String {
         let sign = if place.contains(':') { '@' } else { ':' };
         format!("{}{sign}{place}", self.name())
     }
 
-    fn check_tag(&self, tag: &str) -> Result<()> {
+    pub(crate) fn check_tag(&self, tag: &str) -> Result<()> {
         let letter = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_';
         let fits = tag.len() <= 128
             && tag.as_bytes().first().is_some_and(letter)

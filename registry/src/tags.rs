@@ -1,93 +1,35 @@
-//! Listing tags, page by page.
+//! Listing tags.
 
-use http::{HeaderMap, Method, StatusCode, header};
 use serde::Deserialize;
 
 use crate::auth::Scope;
-use crate::error::{Error, ErrorKind, Result};
-use crate::net;
-use crate::transport::{Call, Transport};
+use crate::error::{ErrorKind, Result};
+use crate::pages::Pages;
+use crate::transport::Transport;
 
 const STAGE: &str = "list tags";
-const PAGE_MAX: usize = 4 << 20;
-const PAGES_MAX: usize = 1000;
 
 #[derive(Deserialize)]
-struct Page {
+struct List {
     tags: Option<Vec<String>>,
 }
 
-/// All tags (distribution-spec, listing tags).
+/// All tags (distribution-spec, listing tags); none for an unknown repository.
 pub(crate) async fn list(transport: &Transport, scope: &Scope) -> Result<Vec<String>> {
+    let mut pages = Pages::new(transport, STAGE, scope, transport.endpoint.tags());
     let mut found = Vec::new();
-    let mut url = transport.endpoint.tags();
-    let error = |detail| {
-        Error::new(
-            ErrorKind::Protocol,
-            STAGE,
-            transport.endpoint.name(),
-            detail,
-        )
-    };
-    for _ in 0..PAGES_MAX {
-        let response = transport
-            .send(&Call::new(STAGE, Method::GET, url.clone(), scope))
-            .await?;
-        if response.status() == StatusCode::NOT_FOUND {
-            return Ok(found);
-        }
-        if !response.status().is_success() {
-            return Err(transport
-                .unexpected(response, STAGE, transport.endpoint.name())
-                .await);
-        }
-        let next = match next_page(response.headers()) {
-            Some(link) => Some(transport.endpoint.resolve(&url, &link)?),
-            None => None,
+    loop {
+        let page = match pages.next().await {
+            Ok(Some(page)) => page,
+            Ok(None) => return Ok(found),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(found),
+            Err(error) => return Err(error),
         };
-        let body = net::read_body(
-            response,
-            STAGE,
-            PAGE_MAX,
-            transport.net.options.request_timeout,
-        )
-        .await?;
-        let page: Page = serde_json::from_slice(&body)
-            .map_err(|source| error("the answer is not a list of tags").with_source(source))?;
-        found.extend(page.tags.unwrap_or_default());
-        match next {
-            Some(next) if transport.endpoint.owns(&next) => url = next,
-            Some(_) => return Err(error("the next page is on another host")),
-            None => return Ok(found),
-        }
-    }
-    Err(error("the list does not end"))
-}
-
-/// The target of `Link: <target>; rel="next"` (RFC 8288).
-fn next_page(headers: &HeaderMap) -> Option<String> {
-    let text = headers.get(header::LINK)?.to_str().ok()?;
-    let (target, rest) = text.trim().strip_prefix('<')?.split_once('>')?;
-    let relation = rest.to_ascii_lowercase().replace('"', "");
-    relation.contains("rel=next").then(|| target.to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_next_link_is_found() {
-        let next = |text: &str| {
-            let mut headers = HeaderMap::new();
-            headers.insert(header::LINK, text.parse().unwrap());
-            next_page(&headers)
-        };
-        assert_eq!(
-            next("</v2/a/tags/list?last=b&n=1>; rel=\"next\"").unwrap(),
-            "/v2/a/tags/list?last=b&n=1"
-        );
-        assert_eq!(next("</x>; rel=prev"), None);
-        assert_eq!(next("junk"), None);
+        let list: List = serde_json::from_slice(&page.body).map_err(|error| {
+            pages
+                .error("the answer is not a list of tags")
+                .with_source(error)
+        })?;
+        found.extend(list.tags.unwrap_or_default());
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{Method, StatusCode, header};
+use http::{HeaderMap, Method, StatusCode, header};
 use reqwest::{RequestBuilder, Response};
 use serde::Deserialize;
 use url::Url;
@@ -26,6 +26,8 @@ pub(crate) struct Call<'a> {
     pub(crate) url: Url,
     pub(crate) scope: &'a Scope,
     pub(crate) accept: Option<&'static str>,
+    /// Further headers.
+    pub(crate) headers: HeaderMap,
     pub(crate) body: Option<(&'a str, Bytes)>,
 }
 
@@ -37,6 +39,7 @@ impl<'a> Call<'a> {
             url,
             scope,
             accept: None,
+            headers: HeaderMap::new(),
             body: None,
         }
     }
@@ -66,7 +69,8 @@ impl Transport {
         loop {
             let (request, used) = self.sign(self.build(call), &call.url, call.scope).await?;
             let response = self.net.once(call.stage, &call.url, request).await?;
-            if !self.endpoint.owns(&call.url) {
+            // What another host says, after a redirect, is not about our credentials.
+            if !self.endpoint.owns(&call.url) || !self.endpoint.owns(response.url()) {
                 return Ok(response);
             }
             match response.status() {
@@ -90,7 +94,8 @@ impl Transport {
         let mut request = self
             .net
             .client
-            .request(call.method.clone(), call.url.clone());
+            .request(call.method.clone(), call.url.clone())
+            .headers(call.headers.clone());
         if let Some(accept) = call.accept {
             request = request.header(header::ACCEPT, accept);
         }

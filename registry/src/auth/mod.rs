@@ -1,9 +1,14 @@
 //! Who we are to a registry: challenges answered, tokens cached, credentials kept to their host.
 
+#[cfg(feature = "azure")]
+mod azure;
 mod challenge;
 mod credentials;
 mod docker_config;
+mod entra;
 mod helper;
+mod life;
+mod refresh;
 mod token;
 
 use std::collections::HashMap;
@@ -23,6 +28,7 @@ use crate::secret::Secret;
 
 pub use credentials::Credentials;
 pub use docker_config::DockerConfig;
+pub use entra::{AccessToken, TokenSource};
 pub(crate) use token::Scope;
 
 /// What a request is signed with.
@@ -76,11 +82,6 @@ impl Auth {
             challenge: Mutex::new(None),
             slots: Mutex::new(HashMap::new()),
         }
-    }
-
-    /// Whether the registry has said what it wants, which is learned from its first 401.
-    pub(crate) fn is_challenged(&self) -> bool {
-        self.known_challenge().is_some()
     }
 
     fn known_challenge(&self) -> Option<Challenge> {

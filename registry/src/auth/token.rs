@@ -1,24 +1,18 @@
 //! Bearer tokens: fetched once per scope, kept until shortly before they expire.
 
-use std::time::Duration;
-
+use http::{StatusCode, header};
 use serde::Deserialize;
 use tokio::time::Instant;
 use url::Url;
 
 use crate::auth::credentials::{Credentials, Kind};
+use crate::auth::life;
 use crate::endpoint::Endpoint;
 use crate::error::{Error, ErrorKind, Result};
 use crate::net::{self, Net};
 use crate::secret::Secret;
 
 pub(crate) const STAGE: &str = "get registry token";
-/// A token without a stated life lives this long (distribution token specification).
-const LIFE_DEFAULT: Duration = Duration::from_mins(1);
-/// No stated life is believed beyond this.
-const LIFE_MAX: Duration = Duration::from_hours(24);
-/// A token is renewed this long before it expires, so that it does not expire on the way.
-const SKEW: Duration = Duration::from_secs(30);
 const ANSWER_MAX: usize = 256 << 10;
 
 /// What a token is good for: one or more scopes of the distribution token specification.
@@ -32,6 +26,10 @@ impl Scope {
 
     pub(crate) fn push(repository: &str) -> Self {
         Self(vec![format!("repository:{repository}:pull,push")])
+    }
+
+    pub(crate) fn delete(repository: &str) -> Self {
+        Self(vec![format!("repository:{repository}:delete")])
     }
 
     /// Adds reading of another repository, which a mount from it needs.
@@ -54,11 +52,21 @@ impl Token {
     }
 }
 
-#[derive(Deserialize)]
-struct Answer {
-    token: Option<String>,
-    access_token: Option<String>,
+/// The answer of a token endpoint (distribution token specification, token response fields).
+#[derive(Default, Deserialize)]
+pub(crate) struct Answer {
+    pub(crate) token: Option<String>,
+    pub(crate) access_token: Option<String>,
+    pub(crate) refresh_token: Option<String>,
     expires_in: Option<u64>,
+    issued_at: Option<String>,
+}
+
+/// An answer and when it came.
+pub(crate) struct Reply {
+    pub(crate) answer: Answer,
+    pub(crate) asked_at: Instant,
+    date: Option<String>,
 }
 
 /// What a token is asked with.
@@ -72,88 +80,117 @@ pub(crate) struct Ask<'a> {
 
 impl Ask<'_> {
     /// Fetches a token for `scope`: GET with Basic credentials or none, or a POST of a refresh
-    /// token (`grant_type=refresh_token`).
+    /// token.
     pub(crate) async fn fetch(&self, scope: &Scope) -> Result<Token> {
         let realm = self.realm_url()?;
+        if let Kind::Refresh(vault) = &self.credentials.kind {
+            return vault.token(self, &realm, scope).await;
+        }
+        let mut url = realm;
+        url.query_pairs_mut().extend_pairs(self.fields(scope));
+        let reply = self
+            .send(STAGE, &url, || {
+                let request = self.net.client.get(url.clone());
+                match &self.credentials.kind {
+                    Kind::Basic { username, password } => {
+                        request.basic_auth(username, Some(password.reveal()))
+                    }
+                    _ => request,
+                }
+            })
+            .await?;
+        self.accept(&reply)
+    }
+
+    /// `service` and every scope, as a query or a form.
+    pub(crate) fn fields<'s>(&'s self, scope: &'s Scope) -> Vec<(&'static str, &'s str)> {
+        let service = self.service.map(|service| ("service", service));
+        let scopes = scope.0.iter().map(|scope| ("scope", scope.as_str()));
+        service.into_iter().chain(scopes).collect()
+    }
+
+    /// Sends a request of the token protocol, again while its failure may pass.
+    pub(crate) async fn send(
+        &self,
+        stage: &'static str,
+        url: &Url,
+        request: impl Fn() -> reqwest::RequestBuilder,
+    ) -> Result<Reply> {
         let response = self
             .net
-            .retrying(STAGE, self.endpoint.registry(), || {
-                self.net.once(STAGE, &realm, self.request(&realm, scope))
+            .retrying(stage, self.endpoint.registry(), || {
+                self.net.once(stage, url, request())
             })
             .await?;
         let status = response.status();
         if !status.is_success() {
-            return Err(self.refused(status));
+            return Err(self.refused(stage, status));
         }
         let asked_at = Instant::now();
-        let body = net::read_body(
-            response,
-            STAGE,
-            ANSWER_MAX,
-            self.net.options.request_timeout,
-        )
-        .await?;
-        let unusable = || {
+        let date = response.headers().get(header::DATE);
+        let date = date
+            .and_then(|value| value.to_str().ok())
+            .map(str::to_owned);
+        let limit = self.net.options.request_timeout;
+        let body = net::read_body(response, stage, ANSWER_MAX, limit).await?;
+        // serde's message may quote the answer, which holds a token.
+        let answer = serde_json::from_slice(&body).map_err(|_| {
             self.error(
                 ErrorKind::Protocol,
                 "its token endpoint's answer has no token",
             )
+        })?;
+        Ok(Reply {
+            answer,
+            asked_at,
+            date,
+        })
+    }
+
+    /// The access token of an answer.
+    pub(crate) fn accept(&self, reply: &Reply) -> Result<Token> {
+        let text = reply.answer.access().ok_or_else(|| {
+            self.error(
+                ErrorKind::Protocol,
+                "its token endpoint's answer has no token",
+            )
+        })?;
+        let stated = life::Stated {
+            expires_in: reply.answer.expires_in,
+            issued_at: reply.answer.issued_at.as_deref(),
+            date: reply.date.as_deref(),
         };
-        let answer: Answer = serde_json::from_slice(&body).map_err(|_| unusable())?;
-        let text = answer
-            .token
-            .or(answer.access_token)
-            .filter(|text| !text.is_empty());
-        let life = answer
-            .expires_in
-            .map_or(LIFE_DEFAULT, Duration::from_secs)
-            .clamp(LIFE_DEFAULT, LIFE_MAX);
+        let life = life::left(stated, text).unwrap_or(life::DEFAULT);
         Ok(Token {
-            secret: Secret::new(text.ok_or_else(unusable)?),
-            renew: asked_at + life.saturating_sub(SKEW),
+            secret: Secret::new(text),
+            renew: reply.asked_at + life::usable(life),
         })
     }
 
     fn realm_url(&self) -> Result<Url> {
         let bad = |detail| self.error(ErrorKind::Protocol, detail);
         let url = Url::parse(self.realm).map_err(|_| bad("its token endpoint is not a URL"))?;
-        if !self.endpoint.permits(&url) || !url.username().is_empty() {
+        let has_user = !url.username().is_empty() || url.password().is_some();
+        if has_user || !self.endpoint.permits_credentials(&url) {
             return Err(bad("its token endpoint is not safe to send credentials to"));
         }
         Ok(url)
     }
 
-    fn request(&self, realm: &Url, scope: &Scope) -> reqwest::RequestBuilder {
-        let mut fields: Vec<(&str, &str)> = Vec::new();
-        fields.extend(self.service.map(|service| ("service", service)));
-        fields.extend(scope.0.iter().map(|scope| ("scope", scope.as_str())));
-        if let Kind::Refresh(token) = &self.credentials.kind {
-            fields.push(("grant_type", "refresh_token"));
-            fields.push(("client_id", "modelship"));
-            fields.push(("refresh_token", token.reveal()));
-            return self.net.client.post(realm.clone()).form(&fields);
+    fn refused(&self, stage: &'static str, status: StatusCode) -> Error {
+        let source = self.credentials.source();
+        let registry = self.endpoint.registry();
+        if matches!(status.as_u16(), 400 | 401 | 403) {
+            let detail = format!("the token endpoint refused {source} ({status})");
+            return Error::new(ErrorKind::Unauthorized, stage, registry, detail)
+                .with_hint(super::advice(self.credentials));
         }
-        let mut url = realm.clone();
-        url.query_pairs_mut().extend_pairs(fields);
-        let request = self.net.client.get(url);
-        match &self.credentials.kind {
-            Kind::Basic { username, password } => {
-                request.basic_auth(username, Some(password.reveal()))
-            }
-            _ => request,
-        }
+        let detail = format!("the token endpoint cannot be used with {source} ({status})");
+        Error::new(ErrorKind::Unsupported, stage, registry, detail)
+            .with_hint("the registry may want another kind of credentials, such as a password")
     }
 
-    fn refused(&self, status: http::StatusCode) -> Error {
-        let detail = format!(
-            "the token endpoint refused {} ({status})",
-            self.credentials.source()
-        );
-        self.error(ErrorKind::Unauthorized, &detail)
-            .with_hint(super::advice(self.credentials))
-    }
-
-    fn error(&self, kind: ErrorKind, detail: &str) -> Error {
+    pub(crate) fn error(&self, kind: ErrorKind, detail: &str) -> Error {
         Error::new(kind, STAGE, self.endpoint.registry(), detail)
     }
 }

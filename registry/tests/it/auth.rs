@@ -73,6 +73,95 @@ async fn parallel_uploads_share_one_token() {
 }
 
 #[tokio::test]
+async fn sixteen_that_wait_share_one_token_request() {
+    let issuer = tokens("token").await;
+    let realm = issuer.url("/token");
+    let server = Server::start(move |seen, _| match seen.header("authorization") {
+        Some("Bearer t0") => Reply::status(200),
+        _ => challenge(&realm),
+    })
+    .await;
+    let repository = repository(&server.host(), Credentials::basic("me", "hunter2"));
+    let wanted = digest(b"");
+    let waiting = (0..16).map(|_| repository.has_blob(&wanted));
+    let found = futures::future::join_all(waiting).await;
+    assert!(found.into_iter().all(|found| found.unwrap()));
+    assert_eq!(issuer.seen().len(), 1);
+}
+
+#[tokio::test]
+async fn a_token_that_was_old_when_it_came_is_not_kept() {
+    let issuer = Server::start(|_, before| {
+        let date = ("Date", "Sun, 22 Nov 2026 10:05:00 GMT".to_owned());
+        let issued = if before.is_empty() {
+            "2026-11-22T10:00:00Z"
+        } else {
+            "2026-11-22T10:05:00.5Z"
+        };
+        let text = format!(
+            r#"{{"token":"t{}","expires_in":300,"issued_at":"{issued}"}}"#,
+            before.len()
+        );
+        Reply::Answer(200, vec![date], text.into_bytes())
+    })
+    .await;
+    let realm = issuer.url("/token");
+    let server = Server::start(move |seen, _| match seen.header("authorization") {
+        Some(_) => Reply::status(200),
+        None => challenge(&realm),
+    })
+    .await;
+    let repository = repository(&server.host(), Credentials::basic("me", "hunter2"));
+    for _ in 0..4 {
+        repository.has_blob(&digest(b"")).await.unwrap();
+    }
+    assert_eq!(issuer.seen().len(), 2, "the second token is young");
+}
+
+#[tokio::test]
+async fn a_mount_asks_for_both_scopes_and_goes_on_without() {
+    // An issuer that knows one scope only, the last as GitLab or the first as others.
+    for known in ["target", "both"] {
+        let issuer = tokens_by_scope(known).await;
+        let realm = issuer.url("/token");
+        let data = noise(1000, 1);
+        let server = Server::start(move |seen, _| {
+            let held = seen.header("authorization").unwrap_or_default();
+            let mount = seen.target.contains("mount=");
+            match held {
+                "Bearer both" if mount => Reply::status(201),
+                "Bearer target" if mount => challenge(&realm),
+                "Bearer both" | "Bearer target" => registry(seen),
+                _ => challenge(&realm),
+            }
+        })
+        .await;
+        let repository = repository(&server.host(), Credentials::basic("me", "hunter2"));
+        let blob = source(&data, data.len())
+            .with_digest(digest(&data))
+            .with_mount_from("team/base");
+        let pushed = repository.push_blob(&blob, &|_| {}).await.unwrap();
+        assert_eq!(pushed.digest(), &digest(&data));
+        let uploads = server.count("PUT", "digest=");
+        assert_eq!(uploads, usize::from(known == "target"), "{known}");
+        let asked =
+            "scope=repository%3Ateam%2Fapp%3Apull%2Cpush&scope=repository%3Ateam%2Fbase%3Apull";
+        assert!(issuer.count("GET", asked) >= 1, "{known}");
+    }
+}
+
+/// Gives the token `both` to those who ask for two scopes, unless it knows one only.
+async fn tokens_by_scope(known: &'static str) -> Server {
+    Server::start(move |seen, _| {
+        let both = known == "both" && seen.target.matches("scope=").count() == 2;
+        let name = if both { "both" } else { "target" };
+        let text = format!(r#"{{"token":"{name}","expires_in":300}}"#);
+        Reply::Answer(200, Vec::new(), text.into_bytes())
+    })
+    .await
+}
+
+#[tokio::test]
 async fn a_token_refused_in_the_middle_of_a_push_is_renewed() {
     for refused in ["PATCH", "PUT"] {
         let issuer = tokens("access_token").await;
@@ -157,10 +246,46 @@ async fn refused_credentials_name_host_and_source_and_no_secret() {
 
 #[tokio::test]
 async fn an_unsafe_token_endpoint_gets_nothing() {
-    let server = Server::start(|_, _| challenge("http://tokens.invalid/token")).await;
+    for realm in [
+        "http://tokens.invalid/token",
+        "https://me:hunter3@tokens.invalid/token",
+        "ftp://127.0.0.1/token",
+        "/token",
+    ] {
+        let server = Server::start(move |_, _| challenge(realm)).await;
+        for credentials in [
+            Credentials::basic("me", "hunter2"),
+            Credentials::identity_token("hunter2"),
+        ] {
+            let repository = repository(&server.host(), credentials);
+            let error = repository.resolve("1").await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Protocol, "{error:?}");
+            assert!(!format!("{error:?}").contains("hunter"), "{error:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_redirected_token_request_does_not_show_the_password_elsewhere() {
+    let elsewhere = tokens("token").await;
+    // Another port is another origin.
+    let target = elsewhere.url("/token");
+    let issuer = Server::start(move |_, _| Reply::located(307, target.clone())).await;
+    let realm = issuer.url("/token");
+    let server = Server::start(move |seen, _| match seen.header("authorization") {
+        Some("Bearer t0") => Reply::status(200),
+        _ => challenge(&realm),
+    })
+    .await;
     let repository = repository(&server.host(), Credentials::basic("me", "hunter2"));
-    let error = repository.resolve("1").await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Protocol, "{error:?}");
+    let _ = repository.has_blob(&digest(b"")).await;
+    assert!(issuer.seen()[0].header("authorization").is_some());
+    assert!(
+        elsewhere
+            .seen()
+            .iter()
+            .all(|seen| seen.header("authorization").is_none())
+    );
 }
 
 #[tokio::test]

@@ -3,10 +3,16 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod auth;
+mod copies;
+mod deletes;
 mod downgrades;
+mod entra;
 mod faults;
 mod images;
 mod many;
+mod oci_client_defects;
 mod pulls;
 mod real;
+mod referrers;
+mod secrets;
 mod server;

@@ -6,7 +6,10 @@ use modelship_registry::{
     BoxError, Credentials, Descriptor, Error, ErrorKind, MediaType, Repository,
 };
 
-use crate::images::{digest, noise, repository};
+use modelship_testkit::fault_proxy::{Fault, Kind, Plan, What};
+use modelship_testkit::{DockerRegistry, FaultProxy, need};
+
+use crate::images::{digest, noise, repository, source};
 use crate::server::{Reply, Server};
 
 fn descriptor(data: &[u8]) -> Descriptor {
@@ -199,4 +202,116 @@ async fn tags_are_read_page_by_page() {
     .await;
     let repository = repository(&server.host(), Credentials::anonymous());
     assert_eq!(repository.tags().await.unwrap(), ["a", "b", "c"]);
+}
+
+#[tokio::test]
+async fn a_real_registry_behind_a_breaking_connection_is_read_to_the_end() {
+    let Some(registry) = need(DockerRegistry::open().await) else {
+        return;
+    };
+    let data = noise(2_000_000, 9);
+    let direct = repository(&registry.host(), Credentials::anonymous());
+    direct
+        .push_blob(&source(&data, data.len()), &|_| {})
+        .await
+        .unwrap();
+    let cuts = [1, 70_001, 300_000, 512, 999_999];
+    let faults = (1..)
+        .zip(cuts)
+        .map(|(nth, bytes)| Fault::new(Kind::GetBlob, What::TruncateAnswer(bytes)).nth(nth));
+    let Some(proxy) = need(FaultProxy::start(&registry.url(), Plan::of(faults)).await) else {
+        return;
+    };
+    let through = repository(&proxy.host(), Credentials::anonymous());
+    assert_eq!(read(&through, &descriptor(&data), 0).await.unwrap(), data);
+    let ranges: Vec<Option<String>> = proxy
+        .exchanges_of(Kind::GetBlob)
+        .iter()
+        .map(|exchange| exchange.header("range").map(str::to_owned))
+        .collect();
+    assert_eq!(ranges.len(), cuts.len() + 1);
+    assert_eq!(ranges[0], None);
+    // No byte is asked for twice.
+    let mut at = 0;
+    for (range, cut) in ranges[1..].iter().zip(cuts) {
+        at += cut;
+        assert_eq!(range.as_deref(), Some(&*format!("bytes={at}-")));
+    }
+    assert!(proxy.violations().is_empty(), "{:?}", proxy.violations());
+}
+
+#[tokio::test]
+async fn a_changed_byte_and_a_stray_redirect_are_seen_on_a_real_registry() {
+    let Some(registry) = need(DockerRegistry::open().await) else {
+        return;
+    };
+    let data = noise(100_000, 11);
+    let direct = repository(&registry.host(), Credentials::anonymous());
+    direct
+        .push_blob(&source(&data, data.len()), &|_| {})
+        .await
+        .unwrap();
+    let plan = Plan::of([
+        Fault::new(Kind::GetBlob, What::CorruptAnswer(50_000)),
+        Fault::new(Kind::GetBlob, What::Redirect { foreign: true }).nth(2),
+    ]);
+    let Some(proxy) = need(FaultProxy::start(&registry.url(), plan).await) else {
+        return;
+    };
+    let through = repository(&proxy.host(), Credentials::basic("me", "hunter2"));
+    let error = read(&through, &descriptor(&data), 0).await.unwrap_err();
+    assert_eq!(kind(&error), ErrorKind::DigestMismatch);
+    assert_eq!(read(&through, &descriptor(&data), 0).await.unwrap(), data);
+    let foreign = proxy.exchanges();
+    let foreign: Vec<_> = foreign.iter().filter(|seen| seen.host == 1).collect();
+    assert_eq!(foreign.len(), 1);
+    assert_eq!(foreign[0].header("authorization"), None);
+}
+
+#[tokio::test]
+async fn a_part_that_begins_elsewhere_is_refused() {
+    let data = noise(1000, 5);
+    for (range, expected) in [
+        ("bytes 600-999/1000", Some(ErrorKind::Protocol)),
+        ("bytes 500-999/1000", None),
+        // More than was asked for: what comes before is dropped.
+        ("bytes 400-999/1000", None),
+    ] {
+        let from: usize = range[6..9].parse().unwrap();
+        let served = data[from..].to_vec();
+        let server = Server::start(move |_, _| {
+            let headers = vec![("Content-Range", range.to_owned())];
+            Reply::Answer(206, headers, served.clone())
+        })
+        .await;
+        let repository = repository(&server.host(), Credentials::anonymous());
+        let found = read(&repository, &descriptor(&data), 500).await;
+        assert_eq!(found.as_ref().err().map(kind), expected, "{range}");
+        assert!(found.is_err() || found.unwrap() == data[500..], "{range}");
+    }
+}
+
+#[tokio::test]
+async fn a_throttled_download_waits_as_asked_and_goes_on() {
+    let data = noise(1000, 6);
+    let served = data.to_vec();
+    let server = Server::start(move |_, before| match before.len() {
+        0 => Reply::Answer(429, vec![("Retry-After", "0".to_owned())], Vec::new()),
+        1 => Reply::status(503),
+        _ => Reply::Answer(200, Vec::new(), served.clone()),
+    })
+    .await;
+    let repository_ = repository(&server.host(), Credentials::anonymous());
+    assert_eq!(
+        read(&repository_, &descriptor(&data), 0).await.unwrap(),
+        data
+    );
+    let server = Server::start(|_, _| {
+        Reply::Answer(429, vec![("Retry-After", "3600".to_owned())], Vec::new())
+    })
+    .await;
+    let repository = repository(&server.host(), Credentials::anonymous());
+    let error = read(&repository, &descriptor(&data), 0).await.unwrap_err();
+    assert_eq!(kind(&error), ErrorKind::Throttled);
+    assert_eq!(server.seen().len(), 1);
 }
