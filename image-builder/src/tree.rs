@@ -101,14 +101,15 @@ impl Tree {
     ///
     /// Modes become `0755` (directories, and files their owner may execute) or `0644`, the owner
     /// becomes root. `.git`, `__pycache__` and `*.pyc` never enter, nor does what a
-    /// `.dockerignore` in `dir` names (`.gitignore` syntax). Symlinks are kept as they are, also
-    /// those that point outside `dir`: they are resolved inside the container, never here. Two
-    /// names of one inode become two files, because how a checkout is linked is a fact of the
-    /// host. File contents are read when the layer is.
+    /// `.dockerignore` in `dir` names, by Docker's rules. Symlinks are kept as they are, also
+    /// those that point outside `dir`: they are resolved inside the container, never here. Of
+    /// the names of one inode, the first in byte order becomes the file and the others hard
+    /// links to it. File contents are read when the layer is; a file or directory that changes
+    /// until then is an error.
     ///
     /// # Errors
-    /// `NotFound` or `Io` if `dir` cannot be read, `Invalid` for a name that is not UTF-8, or
-    /// for a socket, pipe or device.
+    /// `NotFound` or `Io` if `dir` cannot be read, `Invalid` for a name that is not UTF-8, for
+    /// a socket, pipe or device and for a malformed pattern, `Changed` if `dir` changes.
     pub fn from_dir(at: &str, dir: &Path, options: &TreeOptions) -> Result<Self> {
         source_dir::read(at, dir, options)
     }
