@@ -17,23 +17,26 @@ pub(crate) struct Archive {
     entries: Vec<(String, Node)>,
     starts: Vec<u64>,
     len: u64,
+    mtime: u64,
 }
 
 impl Archive {
     /// Lays out the archive of `tree`; no content is read.
     pub(crate) fn new(tree: Tree) -> Self {
+        let mtime = tree.mtime();
         let entries = tree.into_archive_order();
         let mut starts = Vec::with_capacity(entries.len());
         let mut at = 0;
         for (path, node) in &entries {
             starts.push(at);
             let len = content_len(node);
-            at += header(path, node).len() as u64 + len + padding(len);
+            at += header(path, node, mtime).len() as u64 + len + padding(len);
         }
         Self {
             entries,
             starts,
             len: at + END,
+            mtime,
         }
     }
 
@@ -60,7 +63,7 @@ impl Archive {
     /// One entry's header, content and padding after its first `skip` bytes.
     fn entry(&self, at: usize, skip: u64) -> ByteStream {
         let (path, node) = &self.entries[at];
-        let header = header(path, node);
+        let header = header(path, node, self.mtime);
         let in_content = skip.saturating_sub(header.len() as u64);
         let head = of_bytes(&header, skip);
         let NodeKind::File(content) = &node.kind else {

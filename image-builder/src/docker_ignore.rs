@@ -103,9 +103,11 @@ fn rule(line: &str, origin: &str) -> Result<Option<Rule>> {
         return Ok(None);
     }
     let cleaned = clean(pattern);
-    let glob = match cleaned.as_str() {
-        "" => None,
-        pattern => Glob::parse(pattern),
+    let glob = match (cleaned.as_str(), keeps) {
+        ("", _) | ("/", true) => None,
+        // Docker trims once more what a `/` had kept from being trimmed.
+        (pattern, true) => Glob::parse(&clean(pattern.trim_end())),
+        (pattern, false) => Glob::parse(&clean(pattern.trim())),
     };
     match glob {
         Some(glob) => Ok(Some(Rule { glob, keeps })),
@@ -242,7 +244,7 @@ mod tests {
 
     #[test]
     fn malformed_patterns_are_errors_that_name_them() {
-        for line in ["!", "! ", "[", "a[", "[]a]", "[x-]", "a\\", "!x["] {
+        for line in ["!", "! ", "!/", "[", "a[", "[]a]", "[x-]", "a\\", "!x["] {
             let error = DockerIgnore::parse([line], ".dockerignore").unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Invalid, "{line}");
             assert!(error.to_string().contains(line.trim()), "{error}");
