@@ -3,6 +3,7 @@
 //! This file wires the modules and re-exports the public names.
 
 mod archive;
+mod base_tree;
 mod bridge;
 mod codec;
 mod compress;
@@ -20,6 +21,7 @@ mod layer;
 pub mod layout;
 mod manifest;
 mod path;
+mod planner;
 mod platform;
 mod probe;
 mod progress;
@@ -32,6 +34,7 @@ mod tree;
 mod unpack;
 mod validate;
 
+pub use base_tree::{BaseKind, BaseNode, BaseTree};
 pub use compress::{CompressOptions, Compression};
 pub use config::ConfigEdit;
 pub use content::Content;
@@ -39,6 +42,7 @@ pub use error::{BoxError, Error, ErrorKind, Result};
 pub use image::{Image, Sealed};
 pub use layer::Layer;
 pub use oci_spec::image::{Descriptor, Digest, MediaType};
+pub use planner::{LayerFile, PlanOptions, plan};
 pub use platform::Platform;
 pub use probe::Probe;
 pub use progress::Event;
