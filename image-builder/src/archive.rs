@@ -17,23 +17,26 @@ pub(crate) struct Archive {
     entries: Vec<(String, Node)>,
     starts: Vec<u64>,
     len: u64,
+    mtime: u64,
 }
 
 impl Archive {
     /// Lays out the archive of `tree`; no content is read.
     pub(crate) fn new(tree: Tree) -> Self {
+        let mtime = tree.mtime();
         let entries = tree.into_archive_order();
         let mut starts = Vec::with_capacity(entries.len());
         let mut at = 0;
         for (path, node) in &entries {
             starts.push(at);
             let len = content_len(node);
-            at += header(path, node).len() as u64 + len + padding(len);
+            at += header(path, node, mtime).len() as u64 + len + padding(len);
         }
         Self {
             entries,
             starts,
             len: at + END,
+            mtime,
         }
     }
 
@@ -60,7 +63,7 @@ impl Archive {
     /// One entry's header, content and padding after its first `skip` bytes.
     fn entry(&self, at: usize, skip: u64) -> ByteStream {
         let (path, node) = &self.entries[at];
-        let header = header(path, node);
+        let header = header(path, node, self.mtime);
         let in_content = skip.saturating_sub(header.len() as u64);
         let head = of_bytes(&header, skip);
         let NodeKind::File(content) = &node.kind else {
@@ -153,6 +156,48 @@ mod tests {
         let archive = Arc::new(Archive::new(tree));
         let error = collect(archive.open(0), u64::MAX, "x").await.unwrap_err();
         assert_eq!(error.kind(), crate::ErrorKind::Changed);
+    }
+
+    /// The bytes of an archive from `from` on, `len` of them.
+    async fn part(archive: &Arc<Archive>, from: u64, len: usize) -> Bytes {
+        let mut bytes = BytesMut::new();
+        let mut stream = archive.open(from);
+        while bytes.len() < len {
+            bytes.extend_from_slice(&stream.try_next().await.unwrap().unwrap());
+        }
+        bytes.split_to(len).freeze()
+    }
+
+    #[tokio::test]
+    async fn a_file_of_more_than_eight_gibibytes_is_found_again_by_its_header() {
+        const LEN: u64 = (9 << 30) + 1;
+        const ZEROS: &[u8] = &[0; 1 << 16];
+        let zeros = |from| {
+            let chunks = stream::unfold(LEN - from, |left| async move {
+                let count = usize::try_from(left).unwrap_or(usize::MAX).min(ZEROS.len());
+                let left = left - count as u64;
+                (count > 0).then(|| (Ok(Bytes::from_static(&ZEROS[..count])), left))
+            });
+            chunks.boxed()
+        };
+        let mut tree = Tree::new();
+        tree.insert_file("m/big", 0o644, Content::stream(LEN, zeros))
+            .unwrap();
+        tree.insert_bytes("m/small", 0o644, "after it").unwrap();
+        let archive = Arc::new(Archive::new(tree));
+        // The directory, a PAX header with its record, and the header of the file itself.
+        assert_eq!(archive.len(), 4 * 512 + LEN + padding(LEN) + 2 * 512 + END);
+        let head = part(&archive, 0, 5 * 512).await;
+        let mut reader = crate::tar_read::Reader::new(&head[..]);
+        assert_eq!(reader.next().unwrap().unwrap().path, "m/");
+        let big = reader.next().unwrap().unwrap();
+        assert_eq!((big.path.as_str(), big.size), ("m/big", LEN));
+        // From the last bytes of the large file on: nothing before them is read.
+        let tail = archive.len() - END - 2 * 512;
+        let rest = all(&archive, tail - padding(LEN) - 1).await;
+        assert!(rest[..512].iter().all(|&byte| byte == 0));
+        let seen = read_back(&rest[512..]);
+        assert_eq!(seen["m/small"].3, b"after it");
     }
 
     proptest! {

@@ -55,10 +55,14 @@ pub(crate) async fn with_reader<T: Send + 'static>(
         ended: false,
     };
     let worker = tokio::task::spawn_blocking(move || work(reader));
+    let mut failed = None;
     loop {
         let message = match stream.next().await {
             Some(Ok(chunk)) => Message::Chunk(chunk),
-            Some(Err(error)) => return Err(Error::from_stream("read content", object, error)),
+            Some(Err(error)) => {
+                failed = Some(Error::from_stream("read content", object, error));
+                break;
+            }
             None => Message::End,
         };
         let ended = matches!(message, Message::End);
@@ -68,7 +72,12 @@ pub(crate) async fn with_reader<T: Send + 'static>(
         }
     }
     drop(sender);
-    worker.await.map_err(|e| {
+    // Also after a failure, so that nothing that `work` made is left when this returns.
+    let worked = worker.await;
+    if let Some(error) = failed {
+        return Err(error);
+    }
+    worked.map_err(|e| {
         Error::new(
             ErrorKind::Io,
             "read content",

@@ -1,18 +1,13 @@
-//! Layer compression: the media types this crate knows, reading them, and deterministic gzip.
+//! The layer media types this crate knows, and reading them.
 
-use std::io::{self, Read, Write};
-use std::path::{Path, PathBuf};
+use std::io::{self, Read};
 
 use flate2::read::MultiGzDecoder;
-use flate2::{Compression, GzBuilder};
-use oci_spec::image::{Digest, MediaType};
+use oci_spec::image::MediaType;
 use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
 use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
-use tempfile::NamedTempFile;
 
-use crate::bridge::StreamReader;
 use crate::error::{Error, ErrorKind, Result};
-use crate::hash::{Hasher, sha256_hex};
 
 /// How a layer's tar archive is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,85 +119,6 @@ impl<R: Read> ZstdReader<R> {
             Err(error) => return Err(io::Error::other(error)),
         }
         Ok(true)
-    }
-}
-
-/// A gzip file made by [`gzip`].
-pub(crate) struct Gzipped {
-    pub(crate) path: PathBuf,
-    pub(crate) digest: Digest,
-    pub(crate) size: u64,
-    pub(crate) diff_id: Digest,
-}
-
-/// The compressor is always fed blocks of this size, so that how the source was chunked cannot
-/// show in the output.
-const FEED: usize = 64 * 1024;
-
-/// Compresses `reader` into `spool`, in a file named by the hex digest of the result.
-///
-/// The bytes follow from the input alone: no name, no time, level 6, and one pinned backend.
-pub(crate) fn gzip(mut reader: StreamReader, spool: &Path) -> Result<Gzipped> {
-    let failed = |what: &'static str| {
-        move |source: io::Error| Error::io("compress layer", spool, what, source)
-    };
-    std::fs::create_dir_all(spool).map_err(failed("cannot create the spool directory"))?;
-    let file = NamedTempFile::new_in(spool).map_err(failed("cannot create a spool file"))?;
-    let sink = HashingWriter {
-        inner: io::BufWriter::with_capacity(FEED, file),
-        hasher: Hasher::default(),
-    };
-    let mut encoder = GzBuilder::new().mtime(0).write(sink, Compression::new(6));
-    let mut diff = Hasher::default();
-    let mut block = Vec::with_capacity(FEED);
-    loop {
-        block.clear();
-        let mut limited = reader.by_ref().take(FEED as u64);
-        limited
-            .read_to_end(&mut block)
-            .map_err(failed("cannot read the layer"))?;
-        if block.is_empty() {
-            break;
-        }
-        diff.update(&block);
-        encoder
-            .write_all(&block)
-            .map_err(failed("cannot write the spool file"))?;
-    }
-    let sink = encoder
-        .finish()
-        .map_err(failed("cannot write the spool file"))?;
-    let (size, digest) = (sink.hasher.seen(), sink.hasher.finish());
-    let file = sink
-        .inner
-        .into_inner()
-        .map_err(|e| failed("cannot write the spool file")(e.into_error()))?;
-    let path = spool.join(sha256_hex(&digest)?);
-    file.persist(&path)
-        .map_err(|e| failed("cannot name the spool file")(e.error))?;
-    let diff_id = diff.finish();
-    Ok(Gzipped {
-        path,
-        digest,
-        size,
-        diff_id,
-    })
-}
-
-struct HashingWriter<W> {
-    inner: W,
-    hasher: Hasher,
-}
-
-impl<W: Write> Write for HashingWriter<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let count = self.inner.write(bytes)?;
-        self.hasher.update(&bytes[..count]);
-        Ok(count)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.inner.flush()
     }
 }
 

@@ -1,6 +1,8 @@
 //! Where the bytes of a file in an image come from.
 
 use std::fmt;
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -23,10 +25,28 @@ enum Source {
     Path {
         path: PathBuf,
         offset: u64,
-        /// The content is all of the file, which must not have grown.
-        whole: bool,
+        /// The content is all of the file, which must be as it was found.
+        stamp: Option<Stamp>,
     },
     Stream(Open),
+}
+
+/// What tells that a file is the one that was found, and has not been written to since.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    inode: u64,
+    len: u64,
+    modified: (i64, i64),
+}
+
+impl Stamp {
+    pub(crate) fn of(meta: &Metadata) -> Self {
+        Self {
+            inode: meta.ino(),
+            len: meta.len(),
+            modified: (meta.mtime(), meta.mtime_nsec()),
+        }
+    }
 }
 
 impl Content {
@@ -53,7 +73,8 @@ impl Content {
         })
     }
 
-    /// A whole file. Its length is taken now; if it changes until it is read, reading fails.
+    /// A whole file, as it is now: if it is replaced or written to until it has been read, reading
+    /// fails.
     ///
     /// # Errors
     /// `NotFound` or `Io` if there is no readable file at `path`, `Invalid` if it is not a
@@ -72,7 +93,7 @@ impl Content {
                 detail,
             ));
         }
-        Ok(Self::whole(path, meta.len()))
+        Ok(Self::whole(path, &meta))
     }
 
     /// A range of a file: `len` bytes at `offset`, such as a member of an archive kept on disk.
@@ -81,21 +102,21 @@ impl Content {
             source: Source::Path {
                 path: path.into(),
                 offset,
-                whole: false,
+                stamp: None,
             },
             len,
         }
     }
 
-    /// All of a file whose length was just found to be `len`.
-    pub(crate) fn whole(path: impl Into<PathBuf>, len: u64) -> Self {
+    /// All of a regular file that was just found to be as `meta` says.
+    pub(crate) fn whole(path: impl Into<PathBuf>, meta: &Metadata) -> Self {
         Self {
             source: Source::Path {
                 path: path.into(),
                 offset: 0,
-                whole: true,
+                stamp: Some(Stamp::of(meta)),
             },
-            len,
+            len: meta.len(),
         }
     }
 
@@ -142,11 +163,12 @@ impl Content {
             Source::Path {
                 path,
                 offset,
-                whole,
+                stamp,
             } => {
-                // Asking for one byte more than there should be shows whether the file has grown.
-                let ask = if *whole { left.saturating_add(1) } else { left };
-                let inner = stream::of_file(path.clone(), offset + from, ask);
+                let inner = match stamp {
+                    Some(stamp) => stream::of_unchanged_file(path.clone(), from, *stamp),
+                    None => stream::of_file(path.clone(), offset + from, left),
+                };
                 stream::exact(inner, left, path.display().to_string())
             }
             Source::Stream(open) => stream::exact(open(from), left, "stream".to_owned()),
@@ -201,12 +223,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_file_that_changes_its_length_is_an_error() {
+    async fn a_file_that_changes_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("f");
         std::fs::write(&path, b"hello world").unwrap();
         let content = Content::file(&path).unwrap();
-        for other in ["hello", "hello world and more"] {
+        for other in ["hello", "hello world and more", "hallo world"] {
             std::fs::write(&path, other).unwrap();
             let error = stream::collect(content.open(0), 100, "f")
                 .await

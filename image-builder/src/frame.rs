@@ -1,8 +1,8 @@
 //! Tar framing: the header blocks of one entry as pure bytes.
 //!
 //! The dialect is frozen, because every byte of it is part of a layer's digest: POSIX `ustar`
-//! headers (pax 3.0), extended by a PAX record only where a field cannot hold its value. The
-//! time is always one second after the epoch, since some tools take 0 for "unset".
+//! headers (pax 3.0), extended by a PAX record only where a field cannot hold its value. All
+//! entries of a layer have one time, by default [`MTIME`].
 
 use bytes::{Bytes, BytesMut};
 use tar::{EntryType, Header};
@@ -14,10 +14,11 @@ pub(crate) const BLOCK: u64 = 512;
 /// The two zero blocks that end an archive.
 pub(crate) const END: u64 = 2 * BLOCK;
 
-const MTIME: u64 = 1;
+/// One second after the epoch: some tools take 0 for "unset".
+pub(crate) const MTIME: u64 = 1;
 /// The bytes a name or link field holds.
 const NAME_FIELD: usize = 100;
-/// The largest values of the octal fields: 11 digits for sizes, 7 for ids.
+/// The largest values of the octal fields: 11 digits for sizes and times, 7 for ids.
 const MAX_SIZE: u64 = 0o777_7777_7777;
 const MAX_ID: u64 = 0o777_7777;
 
@@ -26,8 +27,9 @@ pub(crate) fn padding(len: u64) -> u64 {
     (BLOCK - len % BLOCK) % BLOCK
 }
 
-/// The header blocks of an entry at the normalised `path`, PAX records first where needed.
-pub(crate) fn header(path: &str, node: &Node) -> Bytes {
+/// The header blocks of an entry at the normalised `path`, last changed `mtime` seconds after the
+/// epoch, PAX records first where needed.
+pub(crate) fn header(path: &str, node: &Node, mtime: u64) -> Bytes {
     let (kind, link, size) = match &node.kind {
         NodeKind::File(content) => (EntryType::Regular, "", content.len()),
         NodeKind::Dir => (EntryType::Directory, "", 0),
@@ -37,7 +39,7 @@ pub(crate) fn header(path: &str, node: &Node) -> Bytes {
     let slash = if node.is_dir() { "/" } else { "" };
     let name = format!("{path}{slash}");
     let mut out = BytesMut::new();
-    let records = records(&name, link, size, node);
+    let records = records(&name, link, size, (node, mtime));
     if !records.is_empty() {
         let len = records.len() as u64;
         let fields = Fields {
@@ -45,6 +47,7 @@ pub(crate) fn header(path: &str, node: &Node) -> Bytes {
             link: "",
             size: len,
             ids: (0, 0),
+            mtime,
         };
         out.extend_from_slice(block(EntryType::XHeader, 0o644, &fields).as_bytes());
         out.extend_from_slice(&records);
@@ -55,6 +58,7 @@ pub(crate) fn header(path: &str, node: &Node) -> Bytes {
         link,
         size,
         ids: (node.uid, node.gid),
+        mtime,
     };
     out.extend_from_slice(block(kind, node.mode, &fields).as_bytes());
     out.freeze()
@@ -65,7 +69,7 @@ fn as_usize(small: u64) -> usize {
 }
 
 /// The PAX records of what does not fit into a header; empty if all fits.
-fn records(name: &str, link: &str, size: u64, node: &Node) -> Vec<u8> {
+fn records(name: &str, link: &str, size: u64, (node, mtime): (&Node, u64)) -> Vec<u8> {
     let mut out = Vec::new();
     let fits = |text: &str| text.len() <= NAME_FIELD && text.is_ascii();
     // In byte order of the keys, so that the bytes follow from the values alone.
@@ -74,6 +78,9 @@ fn records(name: &str, link: &str, size: u64, node: &Node) -> Vec<u8> {
     }
     if !fits(link) {
         record(&mut out, "linkpath", link);
+    }
+    if mtime > MAX_SIZE {
+        record(&mut out, "mtime", &mtime.to_string());
     }
     if !fits(name) {
         record(&mut out, "path", name);
@@ -102,6 +109,7 @@ struct Fields<'a> {
     link: &'a str,
     size: u64,
     ids: (u64, u64),
+    mtime: u64,
 }
 
 /// One header block. A value that does not fit is cut (text) or 0 (numbers); a PAX record
@@ -110,22 +118,11 @@ fn block(kind: EntryType, mode: u32, fields: &Fields<'_>) -> Header {
     let mut header = Header::new_ustar();
     header.set_entry_type(kind);
     header.set_mode(mode);
-    header.set_mtime(MTIME);
-    header.set_uid(if fields.ids.0 > MAX_ID {
-        0
-    } else {
-        fields.ids.0
-    });
-    header.set_gid(if fields.ids.1 > MAX_ID {
-        0
-    } else {
-        fields.ids.1
-    });
-    header.set_size(if fields.size > MAX_SIZE {
-        0
-    } else {
-        fields.size
-    });
+    let number = |value, max| if value > max { 0 } else { value };
+    header.set_mtime(number(fields.mtime, MAX_SIZE));
+    header.set_uid(number(fields.ids.0, MAX_ID));
+    header.set_gid(number(fields.ids.1, MAX_ID));
+    header.set_size(number(fields.size, MAX_SIZE));
     let old = header.as_old_mut();
     put(&mut old.name, fields.name);
     put(&mut old.linkname, fields.link);
@@ -149,7 +146,7 @@ mod tests {
     #[test]
     fn a_plain_entry_takes_one_block() {
         let node = Node::file(0o644, Content::bytes("abc").unwrap());
-        let bytes = header("a/b", &node);
+        let bytes = header("a/b", &node, MTIME);
         assert_eq!(bytes.len(), 512);
         assert_eq!(&bytes[..4], b"a/b\0");
         assert_eq!(&bytes[257..265], b"ustar\x0000");
@@ -171,10 +168,11 @@ mod tests {
         let long = "d/".repeat(60) + "é";
         let huge = Content::stream(9 << 30, |_| futures::stream::empty().boxed());
         let node = Node::file(0o644, huge).with_owner(1 << 40, 3);
-        let bytes = header(&long, &node);
+        let bytes = header(&long, &node, 1 << 33);
         let text = String::from_utf8_lossy(&bytes);
         assert_eq!(bytes.len() % 512, 0);
         assert!(text.contains(&format!(" path={long}\n")));
+        assert!(text.contains(" mtime=8589934592\n"));
         assert!(text.contains(" size=9663676416\n"));
         assert!(text.contains(" uid=1099511627776\n"));
     }

@@ -10,10 +10,12 @@ use oci_spec::image::{Descriptor, Digest, MediaType};
 
 use crate::archive::Archive;
 use crate::bridge;
-use crate::codec::{self, Codec, oci_layer_type};
+use crate::codec::{Codec, oci_layer_type};
+use crate::compress::{self, CompressOptions, Compression, Packer};
 use crate::content::Content;
 use crate::error::{Error, ErrorKind, Result};
 use crate::hash::Hasher;
+use crate::probe::{self, Probe};
 use crate::source_dir::TreeOptions;
 use crate::stream::{ByteStream, Open, exact, of_file};
 use crate::tree::Tree;
@@ -133,14 +135,28 @@ impl Layer {
         }
     }
 
-    /// Compresses the layer into a file in `spool`, named by its digest. The bytes are the same
-    /// for the same input. Memory is bounded; the file belongs to the caller and must stay as
-    /// long as the layer is used.
+    /// Compresses the layer with gzip: [`Layer::compressed`] with [`Compression::Gzip`].
+    ///
+    /// # Errors
+    /// As [`Layer::compressed`].
+    pub async fn gzip(self, spool: &Path) -> Result<Self> {
+        self.compressed(spool, Compression::Gzip).await
+    }
+
+    /// Stores the layer as `how` says, a [`Compression`] or [`CompressOptions`]: compressed into
+    /// a file in `spool`, named by its digest, or unchanged. The bytes follow from the layer, the
+    /// compression and its level; neither the number of threads nor how the source is chunked
+    /// shows in them. Memory is bounded. The file belongs to the caller and must stay as long as
+    /// the layer is used; it is what the layer is read from again.
     ///
     /// # Errors
     /// `Unsupported` if the layer is compressed already, `Io` if the spool cannot be written,
     /// and what the layer's source reports.
-    pub async fn gzip(self, spool: &Path) -> Result<Self> {
+    pub async fn compressed(self, spool: &Path, how: impl Into<CompressOptions>) -> Result<Self> {
+        let options = how.into();
+        if options.compression == Compression::None {
+            return Ok(self);
+        }
         if Codec::of(&self.media_type)? != Codec::Plain {
             let detail = "it is compressed already";
             let object = self.created_by.clone();
@@ -151,9 +167,17 @@ impl Layer {
                 detail,
             ));
         }
-        let spool = spool.to_owned();
+        let packer = match options.compression {
+            Compression::None => return Ok(self),
+            Compression::Gzip => Packer::Gzip,
+            Compression::Zstd => Packer::Zstd,
+            Compression::Auto if !self.probe().await?.is_worth_it() => return Ok(self),
+            Compression::Auto if options.auto_gzip => Packer::Gzip,
+            Compression::Auto => Packer::Zstd,
+        };
+        let (spool, len) = (spool.to_owned(), self.len);
         let made = bridge::with_reader(self.open(0), &self.created_by, move |reader| {
-            codec::gzip(reader, &spool)
+            compress::spool(reader, len, &spool, (packer, &options))
         })
         .await?;
         let (path, size) = (made.path, made.size);
@@ -161,11 +185,19 @@ impl Layer {
         Ok(Self {
             open: Arc::new(open),
             len: size,
-            media_type: MediaType::ImageLayerGzip,
+            media_type: packer.media_type(),
             digest: Some(made.digest),
             diff_id: Some(made.diff_id),
             ..self
         })
+    }
+
+    /// Looks at up to 1 MiB of the stored bytes to say whether compressing them is worth it.
+    ///
+    /// # Errors
+    /// What the layer's source reports.
+    pub async fn probe(&self) -> Result<Probe> {
+        probe::probe(self).await
     }
 
     /// The same layer read from another place that has the same bytes.
@@ -318,7 +350,6 @@ mod tests {
     use crate::hash::digest;
     use crate::stream::{collect, of_bytes};
     use bytes::Bytes;
-    use std::io::Read;
 
     fn sample() -> Tree {
         let mut tree = Tree::new();
@@ -339,53 +370,19 @@ mod tests {
         let layer = Layer::tree(sample()).unwrap().measure().await.unwrap();
         let spool = tempfile::tempdir().unwrap();
         let gzip = layer.clone().gzip(spool.path()).await.unwrap();
+        let zstd = layer.clone().compressed(spool.path(), Compression::Zstd);
+        let zstd = zstd.await.unwrap();
         assert_eq!(gzip.diff_id(), layer.diff_id());
+        assert_eq!(zstd.diff_id(), layer.diff_id());
+        let digest = |layer: &Layer| layer.descriptor().unwrap().digest().to_string();
         assert_eq!(
-            (
-                layer.descriptor().unwrap().digest().to_string().as_str(),
-                gzip.descriptor().unwrap().digest().to_string().as_str(),
-            ),
-            (
+            [digest(&layer), digest(&gzip), digest(&zstd)],
+            [
                 "sha256:6dc0bba4688575d82c99942a38eda3e2f9063d43d334829955970f37698c9371",
-                "sha256:bff3dcc02d96a8f598439b6ea42b7385f8ce9a47c609986f48eb9e9e2e0204fe",
-            ),
+                "sha256:559008fa4d192d618c0effc3408908cc9c8d92592f290ee8dc21f89274d1f957",
+                "sha256:09abfb1d1fe2ca658028c65e58962d4210308b65fc20dfe4dec70add85ba239c",
+            ],
         );
-    }
-
-    #[tokio::test]
-    async fn gzip_is_replayable_readable_and_independent_of_chunks() {
-        let data: Vec<u8> = (0..300_000_u32)
-            .flat_map(|n| (n / 7).to_le_bytes())
-            .collect();
-        let data = Bytes::from(data);
-        let spool = tempfile::tempdir().unwrap();
-        let mut digests = vec![];
-        for size in [1_000_usize, 65_536, 700_001] {
-            let data = data.clone();
-            let len = data.len() as u64;
-            let layer = Layer::stream("/w", len, move |from| {
-                let rest = data.slice(usize::try_from(from).unwrap()..);
-                let parts: Vec<_> = rest
-                    .chunks(size)
-                    .map(Bytes::copy_from_slice)
-                    .map(Ok)
-                    .collect();
-                futures::stream::iter(parts).boxed()
-            });
-            let plain = layer.unwrap();
-            let gzip = plain.clone().gzip(spool.path()).await.unwrap();
-            let stored = bytes(&gzip).await;
-            assert_eq!(&digest(&stored), gzip.descriptor().unwrap().digest());
-            let mut unpacked = vec![];
-            flate2::read::GzDecoder::new(&stored[..])
-                .read_to_end(&mut unpacked)
-                .unwrap();
-            assert_eq!(unpacked, bytes(&plain).await);
-            digests.push(digest(&stored));
-        }
-        digests.dedup();
-        assert_eq!(digests.len(), 1);
-        assert_eq!(std::fs::read_dir(spool.path()).unwrap().count(), 1);
     }
 
     #[tokio::test]

@@ -9,6 +9,7 @@ use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 
+use crate::content::Stamp;
 use crate::error::{BoxError, Error, ErrorKind, Result};
 
 /// Content as it crosses a crate border: chunks in order, ending after the announced length.
@@ -19,6 +20,8 @@ pub(crate) type Open = Arc<dyn Fn(u64) -> ByteStream + Send + Sync>;
 
 /// The largest chunk this crate reads from a file at once.
 const CHUNK: usize = 256 * 1024;
+
+const UNCHANGED: &str = "do not change the source while the image is built, then build again";
 
 /// A stream that fails at once.
 pub(crate) fn failed(error: Error) -> ByteStream {
@@ -47,6 +50,41 @@ pub(crate) fn of_file(path: PathBuf, offset: u64, len: u64) -> ByteStream {
     })
     .try_flatten()
     .boxed()
+}
+
+/// The bytes of a file from `offset` to its end, if it is as `stamp` says: before the first byte
+/// and after the last.
+pub(crate) fn of_unchanged_file(path: PathBuf, offset: u64, stamp: Stamp) -> ByteStream {
+    stream::once(async move {
+        let mut file = File::open(&path).await.map_err(|e| unreadable(&path, e))?;
+        check_stamp(&file, &path, stamp).await?;
+        file.seek(SeekFrom::Start(offset))
+            .await
+            .map_err(|e| unreadable(&path, e))?;
+        let again = file.try_clone().await.map_err(|e| unreadable(&path, e))?;
+        let end = {
+            let path = path.clone();
+            stream::once(async move { check_stamp(&again, &path, stamp).await })
+        };
+        let end = end.filter_map(|checked| async move { checked.err().map(Err) });
+        Ok::<_, BoxError>(read_chunks(file, path, u64::MAX).chain(end))
+    })
+    .try_flatten()
+    .boxed()
+}
+
+async fn check_stamp(file: &File, path: &Path, stamp: Stamp) -> Result<(), BoxError> {
+    let meta = file.metadata().await.map_err(|e| unreadable(path, e))?;
+    if Stamp::of(&meta) == stamp {
+        return Ok(());
+    }
+    let object = path.display().to_string();
+    let detail = "the file changed after it had been found";
+    Err(
+        Error::new(ErrorKind::Changed, "read content", object, detail)
+            .with_hint(UNCHANGED)
+            .into(),
+    )
 }
 
 fn read_chunks(file: File, path: PathBuf, len: u64) -> ByteStream {
@@ -104,7 +142,7 @@ fn wrong_length(object: &str, what: &str) -> BoxError {
         object,
         format!("the source gave {what}"),
     )
-    .with_hint("do not change the source while the image is built, then build again")
+    .with_hint(UNCHANGED)
     .into()
 }
 

@@ -19,6 +19,8 @@ pub(crate) struct Member {
     pub(crate) link: String,
     pub(crate) kind: EntryType,
     pub(crate) mode: u32,
+    pub(crate) uid: u64,
+    pub(crate) gid: u64,
     pub(crate) mtime: u64,
     pub(crate) size: u64,
 }
@@ -37,6 +39,8 @@ struct Extended {
     path: Option<String>,
     link: Option<String>,
     size: Option<u64>,
+    uid: Option<u64>,
+    gid: Option<u64>,
     mtime: Option<u64>,
 }
 
@@ -104,6 +108,9 @@ impl<R: Read> Reader<R> {
             link: text(extended.link, &header.link_name_bytes().unwrap_or_default())?,
             kind,
             mode: header.mode()?,
+            // Some writers leave them blank.
+            uid: extended.uid.or(header.uid().ok()).unwrap_or(0),
+            gid: extended.gid.or(header.gid().ok()).unwrap_or(0),
             mtime: extended.mtime.or(header.mtime().ok()).unwrap_or(0),
             size,
         })
@@ -198,6 +205,8 @@ impl Extended {
                 b"path" => self.path = Some(utf8(value)?),
                 b"linkpath" => self.link = Some(utf8(value)?),
                 b"size" => self.size = Some(number(value)?),
+                b"uid" => self.uid = number(value).ok(),
+                b"gid" => self.gid = number(value).ok(),
                 // Negative or fractional times are of no use to anybody who reads a layer.
                 b"mtime" => self.mtime = seconds(value),
                 _ => {}

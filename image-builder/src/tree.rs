@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 use crate::content::Content;
 use crate::error::{Error, ErrorKind, Result};
+use crate::frame::MTIME;
 use crate::path::{normalise, parents};
 use crate::source_dir::{self, TreeOptions};
 
@@ -86,9 +87,19 @@ impl Node {
 /// Paths are relative to the image's root; a leading `/` is accepted and dropped. Every parent is
 /// present as an entry: a missing one is added as a directory of mode `0755` owned by root.
 /// A parent can never be a symlink, because the entry would land elsewhere than its name says.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Tree {
     nodes: BTreeMap<String, Node>,
+    mtime: u64,
+}
+
+impl Default for Tree {
+    fn default() -> Self {
+        Self {
+            nodes: BTreeMap::new(),
+            mtime: MTIME,
+        }
+    }
 }
 
 impl Tree {
@@ -101,16 +112,31 @@ impl Tree {
     ///
     /// Modes become `0755` (directories, and files their owner may execute) or `0644`, the owner
     /// becomes root. `.git`, `__pycache__` and `*.pyc` never enter, nor does what a
-    /// `.dockerignore` in `dir` names (`.gitignore` syntax). Symlinks are kept as they are, also
-    /// those that point outside `dir`: they are resolved inside the container, never here. Two
-    /// names of one inode become two files, because how a checkout is linked is a fact of the
-    /// host. File contents are read when the layer is.
+    /// `.dockerignore` in `dir` names, by Docker's rules. Symlinks are kept as they are, also
+    /// those that point outside `dir`: they are resolved inside the container, never here. Of
+    /// the names of one inode, the first in byte order becomes the file and the others hard
+    /// links to it. File contents are read when the layer is; a file or directory that changes
+    /// until then is an error.
     ///
     /// # Errors
-    /// `NotFound` or `Io` if `dir` cannot be read, `Invalid` for a name that is not UTF-8, or
-    /// for a socket, pipe or device.
+    /// `NotFound` or `Io` if `dir` cannot be read, `Invalid` for a name that is not UTF-8, for
+    /// a socket, pipe or device and for a malformed pattern, `Changed` if `dir` changes.
     pub fn from_dir(at: &str, dir: &Path, options: &TreeOptions) -> Result<Self> {
         source_dir::read(at, dir, options)
+    }
+
+    /// Sets the time that all entries carry, in seconds after the epoch, such as the value of
+    /// `SOURCE_DATE_EPOCH`. At least and by default 1, since some tools take 0 for "unset"; the
+    /// times of source files never enter.
+    #[must_use]
+    pub fn with_mtime(mut self, seconds: u64) -> Self {
+        self.mtime = seconds.max(MTIME);
+        self
+    }
+
+    /// The time that all entries carry, in seconds after the epoch.
+    pub fn mtime(&self) -> u64 {
+        self.mtime
     }
 
     /// Adds an entry.
@@ -276,7 +302,7 @@ impl Tree {
         }
     }
 
-    /// Adds all entries of `other`.
+    /// Adds all entries of `other`; the time of this tree stays.
     ///
     /// # Errors
     /// As [`Tree::insert`]; after an error this tree may hold a part of `other`.

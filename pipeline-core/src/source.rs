@@ -21,7 +21,7 @@ pub struct Source {
     pub folder: PathBuf,
     /// Where it came from, for people.
     pub origin: String,
-    /// What of the folder is not the app's, as `.gitignore` patterns.
+    /// What of the folder is not the app's, as `.dockerignore` patterns.
     pub(crate) left_out: Vec<String>,
 }
 
@@ -135,7 +135,12 @@ fn holds_only(root: &Path, folder: &Path, own: &BTreeSet<PathBuf>) -> bool {
 fn pattern(path: &str) -> String {
     let mut pattern = String::from("/");
     for c in path.chars() {
-        if "\\*?[]!# ".contains(c) {
+        // White space at an end of a pattern would be trimmed, escaped or not.
+        if c.is_whitespace() {
+            pattern.extend(['[', c, ']']);
+            continue;
+        }
+        if "\\*?[]".contains(c) {
             pattern.push('\\');
         }
         pattern.push(c);
@@ -279,6 +284,7 @@ mod tests {
             "out/manifests/x",
             "state/x",
             "out [1]/x",
+            "end /x",
             "sub/state/x",
             "kubeconfig",
         ] {
@@ -292,6 +298,7 @@ mod tests {
             inside("out/manifests"),
             inside("state"),
             inside("out [1]"),
+            inside("end "),
             inside("./kubeconfig"),
             inside(""),
         ];

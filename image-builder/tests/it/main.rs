@@ -4,9 +4,11 @@
     reason = "a test that cannot go on stops where it is"
 )]
 
+mod compression;
 mod debian;
 mod debian_machine;
 mod debian_repository;
+mod determinism;
 mod judges;
 mod reproducible;
 mod sample;
