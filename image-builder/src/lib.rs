@@ -12,17 +12,23 @@ mod error;
 mod frame;
 mod hash;
 mod image;
+mod index;
 mod layer;
 pub mod layout;
 mod manifest;
 mod path;
 mod platform;
+mod pour;
 mod progress;
+mod provenance;
 mod source_dir;
+mod store;
 mod stream;
 mod tar_read;
+pub mod tarball;
 #[cfg(test)]
 mod testing;
+mod time;
 mod tree;
 mod unpack;
 mod validate;
@@ -31,10 +37,14 @@ pub use config::ConfigEdit;
 pub use content::Content;
 pub use error::{BoxError, Error, ErrorKind, Result};
 pub use image::{Image, Sealed};
+pub use index::{Index, SealedIndex};
 pub use layer::Layer;
 pub use oci_spec::image::{Descriptor, Digest, MediaType};
 pub use platform::Platform;
 pub use progress::Event;
+pub use provenance::{
+    LAYER_ROLE, MODEL_DIGEST, MODEL_NAME, MODEL_URI, MODEL_VERSION, ModelIdentity, Provenance, Role,
+};
 pub use source_dir::TreeOptions;
 pub use stream::ByteStream;
 pub use tree::{Node, NodeKind, Tree};
