@@ -102,7 +102,9 @@ fn answer(head: &Head) -> String {
         _ => "404 Not Found",
     };
     let (repository, _) = head.path.split_once("/blobs/").unwrap_or((&head.path, ""));
-    format!("HTTP/1.1 {status}\r\nLocation: {repository}/blobs/uploads/1\r\nContent-Length: 0\r\n\r\n")
+    format!(
+        "HTTP/1.1 {status}\r\nLocation: {repository}/blobs/uploads/1\r\nContent-Length: 0\r\n\r\n"
+    )
 }
 
 #[cfg(test)]

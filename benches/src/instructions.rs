@@ -122,19 +122,28 @@ fn file() -> PathBuf {
 fn judge(kept: &Record, now: &Record) -> Result<()> {
     let mut changed = Vec::new();
     println!("instructions per byte over {SIZE} bytes, callgrind\n");
-    println!("{:<12} {:>10} {:>10} {:>8}", "", "now", "recorded", "change");
+    println!(
+        "{:<12} {:>10} {:>10} {:>8}",
+        "", "now", "recorded", "change"
+    );
     for (name, &count) in &now.per_byte {
         let Some(&before) = kept.per_byte.get(name) else {
             changed.push(format!("{name} was never recorded"));
             continue;
         };
         let change = count / before - 1.0;
-        println!("{name:<12} {count:>10.3} {before:>10.3} {:>7.1}%", change * 100.0);
+        println!(
+            "{name:<12} {count:>10.3} {before:>10.3} {:>7.1}%",
+            change * 100.0
+        );
         if change.abs() > TOLERANCE && (count - before).abs() > NOISE {
             changed.push(format!("{name} changed by {:.1} %", change * 100.0));
         }
     }
-    println!("\n{}", json!({ "bench": "instructions", "per_byte": now.per_byte }));
+    println!(
+        "\n{}",
+        json!({ "bench": "instructions", "per_byte": now.per_byte })
+    );
     let same = (&kept.rustc, &kept.valgrind, &kept.architecture)
         == (&now.rustc, &now.valgrind, &now.architecture);
     if !same {

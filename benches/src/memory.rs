@@ -85,7 +85,9 @@ async fn push(size: u64, host: &str, on_disk: bool) -> Result<()> {
         ModelStore::with_object_store(url, objects, "models".into())
     };
     let options = PublishOptions::default();
-    let model = store.publish(folder.path(), "1.0.0", options, &drop).await?;
+    let model = store
+        .publish(folder.path(), "1.0.0", options, &drop)
+        .await?;
     let layer = material::layer(&store, &Arc::new(model))?;
     let options = RegistryOptions::default();
     let name = format!("{host}/bench/weights");

@@ -76,7 +76,10 @@ pub(crate) async fn buildah(material: &Material, registry: &DockerRegistry) -> R
     let policy = home.join(".config/containers/policy.json");
     let policy = policy.display().to_string();
     let recipe = home.join("Containerfile");
-    std::fs::write(&recipe, format!("FROM scratch\nCOPY {FILE} /models/{FILE}\n"))?;
+    std::fs::write(
+        &recipe,
+        format!("FROM scratch\nCOPY {FILE} /models/{FILE}\n"),
+    )?;
     let recipe = recipe.display().to_string();
     let context = material.stored_in()?.display().to_string();
     let start = Instant::now();

@@ -126,7 +126,11 @@ impl Rows {
         let slowest = limits
             .into_iter()
             .filter(|limit| limit.median().is_some())
-            .max_by(|a, b| a.median().partial_cmp(&b.median()).unwrap_or(std::cmp::Ordering::Equal))?;
+            .max_by(|a, b| {
+                a.median()
+                    .partial_cmp(&b.median())
+                    .unwrap_or(std::cmp::Ordering::Equal)
+            })?;
         Some((slowest.name, slowest.over(self.of(ours))?))
     }
 }

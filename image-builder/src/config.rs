@@ -1,5 +1,6 @@
 //! The image config as JSON: edited in place, so that fields no type of ours knows survive.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
@@ -9,6 +10,9 @@ use crate::platform::Platform;
 
 /// The time of everything in an image unless the caller sets one: a second after the epoch.
 pub(crate) const CREATED: &str = "1970-01-01T00:00:01Z";
+
+/// The user of an image made from scratch: the ids that distroless images call `nonroot`.
+pub(crate) const NONROOT: &str = "65532:65532";
 
 /// Edits what a container of the image runs with (image-spec, config.md, `config`).
 ///
@@ -57,9 +61,16 @@ impl ConfigEdit {
         self.set("WorkingDir", path.into())
     }
 
-    /// Sets the user: `uid`, `uid:gid` or names from the image's `/etc/passwd`.
+    /// Sets the user: `uid`, `uid:gid` or names from the image's `/etc/passwd`. Kubernetes can
+    /// only tell that a numeric one is not root. An image made from scratch has `65532:65532`.
     pub fn user(&mut self, user: &str) -> &mut Self {
         self.set("User", user.into())
+    }
+
+    /// Lets the program run as root, by naming no user.
+    pub fn root(&mut self) -> &mut Self {
+        self.config.remove("User");
+        self
     }
 
     /// Declares a TCP port the program listens on.
@@ -120,6 +131,13 @@ fn strings<S: Into<String>>(items: impl IntoIterator<Item = S>) -> Value {
     )
 }
 
+/// What a config says of one layer.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) diff_id: String,
+    pub(crate) created_by: String,
+}
+
 /// A whole config: an object that holds what config.md requires.
 #[derive(Clone, Debug)]
 pub(crate) struct Config(Map<String, Value>);
@@ -133,7 +151,7 @@ impl Config {
         if let Some(variant) = platform.variant() {
             fields.insert("variant".into(), variant.into());
         }
-        fields.insert("config".into(), json!({}));
+        fields.insert("config".into(), json!({ "User": NONROOT }));
         Self(fields)
     }
 
@@ -170,13 +188,7 @@ impl Config {
 
     /// The platform, where it is stated in full.
     pub(crate) fn platform(&self) -> Option<Platform> {
-        let text = |name: &str| self.0.get(name).and_then(Value::as_str);
-        let (os, architecture) = (text("os")?, text("architecture")?);
-        let variant = text("variant").filter(|variant| !variant.is_empty());
-        let variant = variant
-            .map(|variant| format!("/{variant}"))
-            .unwrap_or_default();
-        format!("{os}/{architecture}{variant}").parse().ok()
+        Platform::from_json(&Value::Object(self.0.clone()))
     }
 
     /// How many history entries claim a layer.
@@ -210,11 +222,35 @@ impl Config {
         self.0.insert("config".into(), Value::Object(edit.config));
     }
 
+    /// Forgets the history of all layers above the lowest `kept`.
+    pub(crate) fn cut_history(&mut self, kept: usize) {
+        let mut seen = 0;
+        let within = self.history().iter().take_while(|entry| {
+            seen += usize::from(!is_empty_layer(entry));
+            seen <= kept
+        });
+        let history: Vec<Value> = within.cloned().collect();
+        if self.has_history() {
+            self.0.insert("history".into(), Value::Array(history));
+        }
+    }
+
+    /// Forgets the history.
+    pub(crate) fn drop_history(&mut self) {
+        self.0.remove("history");
+    }
+
     /// The bytes of this config for these layers: sorted keys, one diff id and one history entry
-    /// per layer, the base's own entries kept where they are consistent.
-    pub(crate) fn seal(&self, created: &str, layers: &[(String, String)], base: usize) -> Vec<u8> {
+    /// per layer, the base's own entries kept where they are consistent. `base` are the layers
+    /// from the bottom that the history of this config is about, except those in `replaced`.
+    pub(crate) fn seal(
+        &self,
+        created: &str,
+        layers: &[Entry],
+        (base, replaced): (usize, &BTreeSet<usize>),
+    ) -> Vec<u8> {
         let mut fields = self.0.clone();
-        let diff_ids: Vec<&str> = layers.iter().map(|(diff_id, _)| diff_id.as_str()).collect();
+        let diff_ids: Vec<&str> = layers.iter().map(|layer| layer.diff_id.as_str()).collect();
         let rootfs = json!({ "diff_ids": diff_ids, "type": "layers" });
         fields.insert("rootfs".into(), rootfs);
         fields.insert("created".into(), created.into());
@@ -225,12 +261,14 @@ impl Config {
             let unknown = json!({ "comment": "base layer", "created": created });
             vec![unknown; base]
         };
-        history.extend(
-            layers
-                .iter()
-                .skip(base)
-                .map(|(_, created_by)| json!({ "created": created, "created_by": created_by })),
-        );
+        let ours = |layer: &Entry| json!({ "created": created, "created_by": layer.created_by });
+        let of_layers = history.iter_mut().filter(|entry| !is_empty_layer(entry));
+        for (at, entry) in of_layers.enumerate() {
+            if let Some(layer) = layers.get(at).filter(|_| replaced.contains(&at)) {
+                *entry = ours(layer);
+            }
+        }
+        history.extend(layers.iter().skip(base).map(ours));
         fields.insert("history".into(), Value::Array(history));
         canonical(Value::Object(fields))
     }
@@ -249,6 +287,13 @@ pub(crate) fn canonical(mut value: Value) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn entry(diff_id: &str, created_by: &str) -> Entry {
+        Entry {
+            diff_id: diff_id.to_owned(),
+            created_by: created_by.to_owned(),
+        }
+    }
 
     fn base(history: &str) -> Config {
         let text = format!(
@@ -273,8 +318,9 @@ mod tests {
                 .stop_signal("SIGINT")
                 .healthcheck(["true"], Duration::from_secs(1))
         });
-        let layers = [("sha256:a".to_owned(), String::new())];
-        let text = String::from_utf8(config.seal(CREATED, &layers, 1)).unwrap();
+        let layers = [entry("sha256:a", "")];
+        let none = BTreeSet::new();
+        let text = String::from_utf8(config.seal(CREATED, &layers, (1, &none))).unwrap();
         assert!(text.contains(r#""x-new":{"a":2,"b":1}"#));
         assert!(text.contains(r#""OnBuild":["RUN x"]"#));
         assert!(text.contains(r#""Env":["PATH=/bin","A=2","B=3"]"#));
@@ -284,14 +330,11 @@ mod tests {
 
     #[test]
     fn history_fits_the_layers_whatever_the_base_had() {
-        let layers = [
-            ("sha256:a".to_owned(), String::new()),
-            ("sha256:b".to_owned(), "ours".to_owned()),
-        ];
+        let layers = [entry("sha256:a", ""), entry("sha256:b", "ours")];
         let fitting = r#","history":[{"created_by":"x"},{"created_by":"e","empty_layer":true}]"#;
         let wrong = r#","history":[{"created_by":"x"},{"created_by":"y"}]"#;
         for (history, entries) in [("", 2), (fitting, 3), (wrong, 2)] {
-            let sealed = base(history).seal(CREATED, &layers, 1);
+            let sealed = base(history).seal(CREATED, &layers, (1, &BTreeSet::new()));
             let config = Config::parse(&sealed, 2).unwrap();
             assert_eq!(config.history_layers(), 2);
             assert_eq!(config.history().len(), entries);

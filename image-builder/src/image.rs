@@ -1,13 +1,15 @@
 //! An image: a config and layers, immutable; every change gives a new one.
 
-use std::collections::BTreeMap;
+mod surgery;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use oci_spec::image::{Descriptor, Digest, MediaType};
 use serde_json::{Value, json};
 
-use crate::config::{CREATED, Config, ConfigEdit, canonical};
+use crate::config::{CREATED, Config, ConfigEdit, Entry, canonical};
 use crate::error::{Error, ErrorKind, Result};
 use crate::hash::{digest, verify};
 use crate::layer::Layer;
@@ -24,6 +26,10 @@ pub struct Image {
     layers: Vec<Layer>,
     /// How many of the layers, from the bottom, came with the base.
     base: usize,
+    /// Which of those are ours instead, by their place from the bottom.
+    replaced: BTreeSet<usize>,
+    /// The annotations of the manifest that was opened.
+    opened: BTreeMap<String, String>,
     annotations: BTreeMap<String, String>,
     created: String,
     /// The bytes of an unchanged OCI image.
@@ -54,11 +60,16 @@ pub struct Sealed {
 
 impl Image {
     /// An image without layers.
+    ///
+    /// Its user is `65532:65532`, not root: say [`ConfigEdit::root`] where a program needs to be
+    /// root, or [`ConfigEdit::user`] for another user. An image that is opened keeps its own.
     pub fn scratch(platform: &Platform) -> Self {
         Self {
             config: Config::new(platform),
             layers: Vec::new(),
             base: 0,
+            replaced: BTreeSet::new(),
+            opened: BTreeMap::new(),
             annotations: BTreeMap::new(),
             created: CREATED.to_owned(),
             original: None,
@@ -103,6 +114,8 @@ impl Image {
             config: json,
             base: layers.len(),
             layers,
+            replaced: BTreeSet::new(),
+            opened: parsed.annotations,
             annotations: BTreeMap::new(),
             created: CREATED.to_owned(),
             original,
@@ -140,6 +153,26 @@ impl Image {
         self.original = None;
         self.created = rfc3339.into();
         self
+    }
+
+    /// Takes over the annotations of the manifest that was opened, for an image that is mended
+    /// rather than built upon. Those set already stay.
+    #[must_use]
+    pub fn with_annotations_kept(mut self) -> Self {
+        for (key, value) in self.opened.clone() {
+            self.annotations.entry(key).or_insert(value);
+        }
+        self
+    }
+
+    /// The annotations of the manifest: those that were set or kept, or, of an image that was
+    /// opened and not changed, its own.
+    pub fn annotations(&self) -> &BTreeMap<String, String> {
+        if self.original.is_some() {
+            &self.opened
+        } else {
+            &self.annotations
+        }
     }
 
     /// The layers from bottom to top.
@@ -195,12 +228,16 @@ impl Image {
                 return Err(error.with_hint("measure the layer, or write the image to a layout"));
             };
             descriptors.push(descriptor);
-            entries.push((diff_id.to_string(), layer.history().to_owned()));
+            entries.push(Entry {
+                diff_id: diff_id.to_string(),
+                created_by: layer.history().to_owned(),
+            });
         }
         let (manifest, config) = if let Some(original) = &self.original {
             (original.manifest.clone(), original.config.clone())
         } else {
-            let config = Bytes::from(self.config.seal(&self.created, &entries, self.base));
+            let base = (self.base, &self.replaced);
+            let config = Bytes::from(self.config.seal(&self.created, &entries, base));
             (self.manifest(&config, &descriptors)?, config)
         };
         Ok(Sealed {
@@ -226,7 +263,7 @@ impl Image {
     }
 }
 
-fn descriptor(media_type: MediaType, bytes: &Bytes) -> Descriptor {
+pub(crate) fn descriptor(media_type: MediaType, bytes: &Bytes) -> Descriptor {
     Descriptor::new(media_type, bytes.len() as u64, digest(bytes))
 }
 
@@ -259,7 +296,7 @@ mod tests {
         let known = known.with_annotation("z", "1").with_annotation("a", "2");
         Image::scratch(&Platform::linux("amd64").unwrap())
             .with_layer(known)
-            .with_config(|c| c.entrypoint(["/a"]).env("K", "V"))
+            .with_config(|c| c.entrypoint(["/a"]).env("K", "V").root())
             .with_annotation("org.opencontainers.image.base.name", "scratch.invalid/x")
     }
 

@@ -3,8 +3,8 @@
 //! A layout is a directory of blobs named by digest, and an `index.json` that names the images
 //! among them. It needs no server, and every OCI tool reads it.
 
-mod blobs;
-mod index;
+pub(crate) mod blobs;
+pub(crate) mod index;
 mod sweep;
 
 use std::fs::{File, OpenOptions};
@@ -14,18 +14,19 @@ use std::path::Path;
 use oci_spec::image::Descriptor;
 
 use self::blobs::Blobs;
-use self::index::Index;
+use self::index::IndexFile;
 use crate::error::{Error, ErrorKind, Result};
-use crate::hash::verify;
 use crate::image::{Image, Sealed};
+use crate::index::{Index, SealedIndex};
 use crate::layer::Layer;
-use crate::manifest::{MAX_JSON, Manifest};
+use crate::platform::Platform;
 use crate::progress::Progress;
-use crate::stream::{collect, of_file};
+use crate::store::{Place, Store};
+use crate::stream::of_file;
 use crate::validate::Report;
 
-const MARKER: &str = "oci-layout";
-const MARKER_TEXT: &str = r#"{"imageLayoutVersion":"1.0.0"}"#;
+pub(crate) const MARKER: &str = "oci-layout";
+pub(crate) const MARKER_TEXT: &str = r#"{"imageLayoutVersion":"1.0.0"}"#;
 
 /// Writes an image into the layout at `dir` under `name` (`org.opencontainers.image.ref.name`),
 /// and removes the blobs that no image of the layout uses any more.
@@ -49,29 +50,76 @@ pub async fn write(
     index::check_name(name)?;
     let lock = prepare(dir).await?;
     let blobs = Blobs::new(dir);
+    let (_, sealed) = put_image(&blobs, image, progress).await?;
+    let entry = (sealed.manifest_descriptor.clone(), image.platform());
+    publish(dir, name, entry, lock).await?;
+    Ok(sealed)
+}
+
+/// Writes an index and all images in it into the layout at `dir` under `name`, as [`write`] does
+/// one image. A blob that several images share is stored once.
+///
+/// # Errors
+/// As [`write`].
+pub async fn write_index(
+    dir: &Path,
+    index: &Index,
+    name: &str,
+    progress: Progress<'_>,
+) -> Result<SealedIndex> {
+    index::check_name(name)?;
+    let lock = prepare(dir).await?;
+    let blobs = Blobs::new(dir);
+    let mut known = Vec::new();
+    for image in index.images() {
+        known.push(put_image(&blobs, image, progress).await?.0);
+    }
+    let sealed = index.clone().with_images_known(known).seal()?;
+    blobs
+        .put_bytes(&sealed.index_descriptor, &sealed.index)
+        .await?;
+    publish(dir, name, (sealed.index_descriptor.clone(), None), lock).await?;
+    Ok(sealed)
+}
+
+/// Stores the blobs of an image; also gives the image with its layers known.
+async fn put_image(
+    blobs: &Blobs,
+    image: &Image,
+    progress: Progress<'_>,
+) -> Result<(Image, Sealed)> {
     let mut layers = Vec::with_capacity(image.layers().len());
     for layer in image.layers() {
         layers.push(blobs.put_layer(layer, progress).await?);
     }
-    let sealed = image.clone().with_layers_known(layers)?.seal()?;
+    let known = image.clone().with_layers_known(layers)?;
+    let sealed = known.seal()?;
     blobs
         .put_bytes(&sealed.config_descriptor, &sealed.config)
         .await?;
     blobs
         .put_bytes(&sealed.manifest_descriptor, &sealed.manifest)
         .await?;
-    let (dir, entry) = (dir.to_owned(), sealed.manifest_descriptor.clone());
-    let (name, platform) = (name.to_owned(), image.platform());
+    Ok((known, sealed))
+}
+
+/// Names what was stored, in one step, and removes what is not used any more.
+async fn publish(
+    dir: &Path,
+    name: &str,
+    (entry, platform): (Descriptor, Option<Platform>),
+    lock: File,
+) -> Result<()> {
+    let (dir, name) = (dir.to_owned(), name.to_owned());
     blocking(move || {
-        let mut index = Index::read(&dir)?;
+        let mut index = IndexFile::read(&dir)?;
         index.set(&name, &entry, platform.as_ref())?;
         index.write(&dir)?;
         sweep::sweep(&dir, &index)?;
         drop(lock);
         Ok(())
     })
-    .await?;
-    Ok(sealed)
+    .await
 }
 
 /// Opens an image of the layout at `dir` by its name or by its manifest's digest, to build upon
@@ -79,22 +127,36 @@ pub async fn write(
 ///
 /// # Errors
 /// `NotFound` if there is no such layout or image (the hint lists what there is), `Unsupported`
-/// if it is an index of several images, `DigestMismatch` or `Invalid` if its blobs are damaged.
+/// if it is an index of several images (see [`open_for`]), `DigestMismatch` or `Invalid` if its
+/// blobs are damaged.
 pub async fn open(dir: &Path, reference: &str) -> Result<Image> {
     let descriptor = find(dir, reference).await?;
-    let manifest = json_blob(dir, &descriptor).await?;
-    let parsed = Manifest::parse(&manifest)?;
-    let config = json_blob(dir, &parsed.config).await?;
+    store(dir).choose(&descriptor, None).await
+}
+
+/// As [`open`], and of an index, the image that runs best on `platform`: the same system and
+/// architecture, and the highest variant that is not above the platform's.
+///
+/// Attestations and artifacts of an index are passed over, indexes in indexes are followed two
+/// deep.
+///
+/// # Errors
+/// As [`open`], and `NotFound` if there is no image for the platform (the hint lists those that
+/// there are), also where the reference names a single image for another one.
+pub async fn open_for(dir: &Path, reference: &str, platform: &Platform) -> Result<Image> {
+    let descriptor = find(dir, reference).await?;
+    store(dir).choose(&descriptor, Some(platform)).await
+}
+
+/// The blobs of the layout at `dir`.
+fn store(dir: &Path) -> Store {
     let blobs = Blobs::new(dir);
-    for layer in &parsed.layers {
-        blobs.path(layer.digest())?;
-    }
-    Image::from_parts(&manifest, &config, move |descriptor, from| {
-        let left = descriptor.size().saturating_sub(from);
-        match blobs.path(descriptor.digest()) {
-            Ok(path) => of_file(path, from, left),
-            Err(error) => crate::stream::failed(error),
-        }
+    Store::new(move |digest| {
+        Ok(Place {
+            path: blobs.path(digest)?,
+            offset: 0,
+            len: None,
+        })
     })
 }
 
@@ -106,65 +168,46 @@ pub async fn open(dir: &Path, reference: &str) -> Result<Image> {
 pub async fn references(dir: &Path) -> Result<Vec<(String, Descriptor)>> {
     let dir = dir.to_owned();
     blocking(move || {
-        let index = Index::read_existing(&dir)?;
+        let index = IndexFile::read_existing(&dir)?;
         Ok(index.named().collect())
     })
     .await
 }
 
-/// Validates every named image of the layout at `dir`, and its version marker.
+/// Validates the layout at `dir`: its version marker, its index, and everything the index leads
+/// to, named or not, with indexes in it and artifacts.
 ///
 /// # Errors
 /// As [`open`] and [`validate`](crate::validate()); damage that can be described becomes a
 /// [`Problem`](crate::Problem) of the report.
 pub async fn validate(dir: &Path) -> Result<Report> {
-    let marker = tokio::fs::read_to_string(dir.join(MARKER))
+    let marker = tokio::fs::read(dir.join(MARKER))
         .await
         .map_err(|e| Error::io("read layout", dir, "there is no `oci-layout` file", e))?;
-    let version: serde_json::Value = serde_json::from_str(&marker).unwrap_or_default();
-    if version["imageLayoutVersion"] != "1.0.0" {
-        let object = dir.display().to_string();
-        let detail = "its version is not 1.0.0";
-        return Err(Error::new(
-            ErrorKind::Unsupported,
-            "read layout",
-            object,
-            detail,
-        ));
+    check_marker(&marker, &dir.display().to_string())?;
+    let path = dir.to_owned();
+    let index = blocking(move || index::read_bytes(&path)).await?;
+    crate::validate::store(&store(dir), &index).await
+}
+
+/// Checks the version of a layout (image-layout.md, "oci-layout file").
+pub(crate) fn check_marker(bytes: &[u8], object: &str) -> Result<()> {
+    let version: serde_json::Value = serde_json::from_slice(bytes).unwrap_or_default();
+    if version["imageLayoutVersion"] == "1.0.0" {
+        return Ok(());
     }
-    let mut report = Report::default();
-    for (_, descriptor) in references(dir).await? {
-        let image = open(dir, descriptor.digest().as_ref()).await?;
-        report.merge(crate::validate(&image).await?);
-    }
-    Ok(report)
+    let detail = "its version is not 1.0.0";
+    Err(Error::new(
+        ErrorKind::Unsupported,
+        "read layout",
+        object,
+        detail,
+    ))
 }
 
 async fn find(dir: &Path, reference: &str) -> Result<Descriptor> {
     let (dir, reference) = (dir.to_owned(), reference.to_owned());
-    blocking(move || Index::read_existing(&dir)?.find(&reference)).await
-}
-
-async fn json_blob(dir: &Path, descriptor: &Descriptor) -> Result<bytes::Bytes> {
-    let object = descriptor.digest().to_string();
-    if descriptor.size() > MAX_JSON {
-        let detail = "it is larger than 4 MiB";
-        return Err(Error::new(
-            ErrorKind::Invalid,
-            "read layout",
-            object,
-            detail,
-        ));
-    }
-    let path = Blobs::new(dir).path(descriptor.digest())?;
-    let bytes = collect(of_file(path, 0, MAX_JSON + 1), MAX_JSON, &object).await?;
-    let found = crate::hash::digest(&bytes);
-    verify(
-        &object,
-        (descriptor.digest(), descriptor.size()),
-        (&found, bytes.len() as u64),
-    )?;
-    Ok(bytes)
+    blocking(move || IndexFile::read_existing(&dir)?.find(&reference)).await
 }
 
 /// Makes the layout's skeleton and takes its lock, which is held as long as the file is open.
@@ -211,7 +254,7 @@ fn check_unused(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-async fn blocking<T: Send + 'static>(
+pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
     tokio::task::spawn_blocking(work).await.map_err(|e| {
@@ -221,11 +264,12 @@ async fn blocking<T: Send + 'static>(
 }
 
 /// A stored layer, read from where it is now.
-fn at_rest(layer: &Layer, path: std::path::PathBuf) -> Layer {
+pub(crate) fn at_rest(layer: &Layer, path: std::path::PathBuf, offset: u64) -> Layer {
     let len = layer.len();
-    layer
-        .clone()
-        .with_source(move |from| of_file(path.clone(), from, len.saturating_sub(from)))
+    layer.clone().with_source(move |from| {
+        let at = offset.saturating_add(from);
+        of_file(path.clone(), at, len.saturating_sub(from))
+    })
 }
 
 #[cfg(test)]

@@ -1,23 +1,33 @@
 //! Reading manifests (image-spec, manifest.md), OCI's and Docker's.
 
+use std::collections::BTreeMap;
+
 use oci_spec::image::Descriptor;
 use serde::Deserialize;
 
 use crate::error::{Error, ErrorKind, Result};
 
 pub(crate) const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
-const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
-const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
+pub(crate) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+pub(crate) const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+const DOCKER_INDEX: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+pub(crate) const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+pub(crate) const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
 
 /// The largest manifest or config read, as registries and clients commonly bound them.
 pub(crate) const MAX_JSON: u64 = 4 * 1024 * 1024;
+
+/// Whether a media type is that of an index, OCI's or Docker's.
+pub(crate) fn is_index(media_type: &str) -> bool {
+    [OCI_INDEX, DOCKER_INDEX].contains(&media_type)
+}
 
 /// What this crate needs of a manifest.
 #[derive(Debug)]
 pub(crate) struct Manifest {
     pub(crate) config: Descriptor,
     pub(crate) layers: Vec<Descriptor>,
+    pub(crate) annotations: BTreeMap<String, String>,
     /// Whether every media type is OCI's, so that the bytes may be used as they are.
     pub(crate) is_oci: bool,
 }
@@ -29,6 +39,7 @@ struct Raw {
     media_type: Option<String>,
     config: Option<Descriptor>,
     layers: Option<Vec<Descriptor>>,
+    annotations: Option<BTreeMap<String, String>>,
 }
 
 impl Manifest {
@@ -63,6 +74,7 @@ impl Manifest {
         Ok(Self {
             config,
             layers,
+            annotations: raw.annotations.unwrap_or_default(),
             is_oci,
         })
     }

@@ -3,7 +3,7 @@
 //! The `tar` crate's own iterator reads extended headers of any size into memory; this one
 //! refuses them beyond [`MAX_EXTENDED`].
 
-use std::io::{self, Read};
+use std::io::{self, Read, Seek, SeekFrom};
 
 use tar::{EntryType, Header};
 
@@ -31,6 +31,10 @@ pub(crate) struct Reader<R> {
     /// Content and padding of the current member that are still ahead.
     left: u64,
     pad: u64,
+    /// The bytes behind.
+    at: u64,
+    /// Passes over bytes, and says how many there were.
+    skip: fn(&mut R, u64) -> io::Result<u64>,
 }
 
 /// What extended headers say about the next member.
@@ -50,7 +54,14 @@ impl<R: Read> Reader<R> {
             inner,
             left: 0,
             pad: 0,
+            at: 0,
+            skip: |inner, count| io::copy(&mut inner.take(count), &mut io::sink()),
         }
+    }
+
+    /// The offset in the archive: after [`Reader::next`], that of the member's content.
+    pub(crate) fn position(&self) -> u64 {
+        self.at
     }
 
     /// The next member; `None` after the end marker or at the end of the input.
@@ -127,6 +138,7 @@ impl<R: Read> Reader<R> {
                 count => filled += count,
             }
         }
+        self.at += BLOCK;
         if block.iter().all(|&byte| byte == 0) {
             return Ok(None);
         }
@@ -160,14 +172,32 @@ impl<R: Read> Reader<R> {
     }
 
     fn skip_rest(&mut self) -> io::Result<()> {
-        io::copy(&mut self.content(), &mut io::sink())?;
-        let pad = std::mem::take(&mut self.pad);
-        debug_assert!(pad < BLOCK, "padding is less than a block");
-        let skipped = io::copy(&mut self.inner.by_ref().take(pad), &mut io::sink())?;
-        if skipped < pad {
-            return Err(invalid("it ends inside a member"));
+        for count in [
+            std::mem::take(&mut self.left),
+            std::mem::take(&mut self.pad),
+        ] {
+            let skipped = (self.skip)(&mut self.inner, count)?;
+            self.at = self.at.saturating_add(skipped);
+            if skipped < count {
+                return Err(invalid("it ends inside a member"));
+            }
         }
         Ok(())
+    }
+}
+
+impl<R: Read + Seek> Reader<R> {
+    /// A reader that seeks over contents. It does not notice when the input ends inside one, so
+    /// the caller compares offsets with the input's length.
+    pub(crate) fn seeking(inner: R) -> Self {
+        let skip = |inner: &mut R, count: u64| {
+            let step = i64::try_from(count).map_err(|_| invalid("a member is too large"))?;
+            inner.seek(SeekFrom::Current(step)).map(|_| count)
+        };
+        Self {
+            skip,
+            ..Self::new(inner)
+        }
     }
 }
 
@@ -187,6 +217,7 @@ impl<R: Read> Read for Content<'_, R> {
             return Err(invalid("it ends inside a member"));
         }
         self.0.left -= count as u64;
+        self.0.at += count as u64;
         Ok(count)
     }
 }

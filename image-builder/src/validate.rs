@@ -1,7 +1,14 @@
 //! Checking an image by recomputing everything that can be recomputed.
 
+#[cfg(test)]
+mod flips;
+mod schema;
+mod stored;
+mod unique;
+
 use std::collections::HashSet;
 use std::fmt;
+use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Read};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -15,6 +22,8 @@ use crate::hash::Hasher;
 use crate::image::Image;
 use crate::layer::Layer;
 use crate::tar_read::Reader;
+
+pub(crate) use self::stored::store;
 
 /// What validation found.
 #[derive(Clone, Debug, Default)]
@@ -48,7 +57,7 @@ pub struct LayerReport {
 pub struct Problem {
     /// What is wrong, by meaning.
     pub kind: ProblemKind,
-    /// The digest of the layer, or `config`.
+    /// The digest of the layer, manifest or index; else `index`, `manifest` or `config`.
     pub object: String,
     /// What was expected and found.
     pub detail: String,
@@ -70,6 +79,12 @@ pub enum ProblemKind {
     DuplicatePath,
     /// The history claims another number of layers than there are.
     History,
+    /// An index, a manifest or a config breaks a rule of image-spec.
+    Schema,
+    /// An index states another platform than the image's config.
+    Platform,
+    /// A blob is not there.
+    Missing,
 }
 
 impl Report {
@@ -90,6 +105,7 @@ impl Report {
             ProblemKind::Digest | ProblemKind::Size | ProblemKind::DiffId => {
                 ErrorKind::DigestMismatch
             }
+            ProblemKind::Missing => ErrorKind::NotFound,
             _ => ErrorKind::Invalid,
         };
         let object = problem.object.clone();
@@ -99,6 +115,25 @@ impl Report {
             object,
             problem.detail.clone(),
         ))
+    }
+
+    /// Takes the error of reading `object` for what is wrong with it, if it is damage.
+    fn damage(&mut self, object: &str, error: Error) -> Result<()> {
+        let kind = match error.kind() {
+            ErrorKind::NotFound => ProblemKind::Missing,
+            ErrorKind::DigestMismatch => ProblemKind::Digest,
+            ErrorKind::Changed => ProblemKind::Size,
+            ErrorKind::Invalid | ErrorKind::Unsupported => ProblemKind::Malformed,
+            _ => return Err(error),
+        };
+        self.problem(kind, object, error.to_string());
+        Ok(())
+    }
+
+    fn schema(&mut self, object: &str, found: Vec<String>) {
+        for detail in found {
+            self.problem(ProblemKind::Schema, object, detail);
+        }
     }
 
     pub(crate) fn merge(&mut self, other: Self) {
@@ -116,7 +151,8 @@ impl Report {
 }
 
 /// Reads every layer of an image and compares what its manifest and config say about them:
-/// digest, size, diff id, paths that occur twice, and the number of history entries.
+/// digest, size, diff id, paths that occur twice, and the number of history entries. Manifest and
+/// config are checked against the rules of image-spec.
 ///
 /// That manifest and config fit together was checked when the image was opened.
 ///
@@ -126,6 +162,8 @@ impl Report {
 pub async fn validate(image: &Image) -> Result<Report> {
     let sealed = image.seal()?;
     let mut report = Report::default();
+    report.schema("manifest", schema::manifest(&sealed.manifest));
+    report.schema("config", schema::config(&sealed.config));
     let config = Config::parse(&sealed.config, sealed.layers.len())?;
     let claimed = config.history_layers();
     if config.has_history() && claimed != sealed.layers.len() {
@@ -157,11 +195,7 @@ async fn check(
     let found = match read.await {
         Ok(found) => found,
         // The stream around every layer notices when its length is not the stated one.
-        Err(error) if error.kind() == ErrorKind::Changed => {
-            report.problem(ProblemKind::Size, object, error.to_string());
-            return Ok(());
-        }
-        Err(error) => return Err(error),
+        Err(error) => return report.damage(object.as_ref(), error),
     };
     if found.layer.digest != *object {
         let detail = format!("the stored bytes have digest {}", found.layer.digest);
@@ -191,16 +225,25 @@ struct Found {
 /// The most duplicate paths reported of one layer.
 const MAX_DUPLICATES: usize = 20;
 
+/// The most paths of one layer that are remembered, so that a hostile one cannot fill the memory.
+const MAX_PATHS: usize = 10_000_000;
+
 fn read(codec: Codec, reader: StreamReader) -> Result<Found> {
     let stored = Hashed::new(reader);
     let mut diff = Hashed::new(codec.reader(stored.clone()));
     let mut archive = Reader::new(diff.clone());
+    // A keyed hash stands for each path: two paths of one layer share one in a million layers of
+    // a million files, and nobody can make them, since the key is drawn anew.
+    let key = RandomState::new();
     let (mut paths, mut duplicates, mut entries) = (HashSet::new(), Vec::new(), 0);
     let mut walk = || -> io::Result<()> {
         while let Some(member) = archive.next()? {
             entries += 1;
             let path = member.path.trim_start_matches("./").trim_end_matches('/');
-            if !paths.insert(path.to_owned()) && duplicates.len() < MAX_DUPLICATES {
+            if paths.len() == MAX_PATHS {
+                return Err(io::Error::other("it has more than ten million paths"));
+            }
+            if !paths.insert(key.hash_one(path)) && duplicates.len() < MAX_DUPLICATES {
                 duplicates.push(path.to_owned());
             }
         }

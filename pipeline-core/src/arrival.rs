@@ -148,7 +148,10 @@ mod tests {
             tokio::join!(write, collect(&arriving, 0), collect(&arriving, 2_999_990));
         assert!(whole.unwrap() == data);
         assert_eq!(tail.unwrap(), data[2_999_990..]);
-        assert!(collect(&arriving, 0).await.unwrap() == data, "and afterwards");
+        assert!(
+            collect(&arriving, 0).await.unwrap() == data,
+            "and afterwards"
+        );
     }
 
     #[tokio::test]

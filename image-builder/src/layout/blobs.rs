@@ -2,28 +2,23 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::TryStreamExt;
 use oci_spec::image::{Descriptor, Digest};
 use tempfile::{NamedTempFile, TempPath};
 use tokio::fs::File;
-use tokio::io::AsyncWriteExt;
 
 use super::{at_rest, blocking};
 use crate::error::{Error, Result};
-use crate::hash::{Hasher, sha256_hex};
+use crate::hash::sha256_hex;
 use crate::layer::Layer;
+use crate::pour::pour;
 use crate::progress::{Event, Progress};
 
 const STAGE: &str = "write layout";
 
 /// Files being written start so; what a killed writer left is swept by the next one.
 pub(super) const UNFINISHED: &str = ".unfinished-";
-
-/// A report at least every so many bytes.
-const REPORT: u64 = 4 * 1024 * 1024;
 
 /// The blob directory of a layout.
 #[derive(Clone)]
@@ -61,7 +56,7 @@ impl Blobs {
                 object: descriptor.digest().to_string().into(),
                 total: layer.len(),
             });
-            return Ok(at_rest(layer, self.path(descriptor.digest())?));
+            return Ok(at_rest(layer, self.path(descriptor.digest())?, 0));
         }
         let (temp, digest) = self.copy(layer, progress).await?;
         let layer = layer.with_digest(digest.clone())?;
@@ -72,7 +67,7 @@ impl Blobs {
             digest: digest.to_string().into(),
             size: layer.len(),
         });
-        Ok(at_rest(&layer, path))
+        Ok(at_rest(&layer, path, 0))
     }
 
     /// Copies a layer into an unfinished file, hashing on the way.
@@ -81,31 +76,9 @@ impl Blobs {
         let dir = self.dir.clone();
         let (file, temp) = blocking(move || unfinished(&dir)).await?.into_parts();
         let mut file = File::from_std(file);
-        let object: Arc<str> = layer.history().into();
-        let total = layer.len();
-        let (mut hasher, mut reported) = (Hasher::default(), 0);
-        let mut bytes = layer.open(0);
-        while let Some(chunk) = bytes
-            .try_next()
-            .await
-            .map_err(|e| Error::from_stream(STAGE, layer.history(), e))?
-        {
-            hasher.update(&chunk);
-            file.write_all(&chunk).await.map_err(io)?;
-            let done = hasher.seen();
-            if done - reported >= REPORT || done == total {
-                reported = done;
-                let object = Arc::clone(&object);
-                progress(Event::Moved {
-                    object,
-                    done,
-                    total,
-                });
-            }
-        }
-        file.flush().await.map_err(io)?;
+        let digest = pour(layer, &mut file, (STAGE, &self.dir), progress).await?;
         file.sync_all().await.map_err(io)?;
-        Ok((temp, hasher.finish()))
+        Ok((temp, digest))
     }
 
     /// Stores a small blob.
@@ -127,7 +100,7 @@ pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
     persist(temp.into_temp_path(), path)
 }
 
-fn persist(temp: TempPath, path: &Path) -> Result<()> {
+pub(crate) fn persist(temp: TempPath, path: &Path) -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
     let io = |source| Error::io(STAGE, path, "cannot name the file", source);
     // Temporary files are private; a layout is as readable as its directory.
@@ -135,7 +108,7 @@ fn persist(temp: TempPath, path: &Path) -> Result<()> {
     temp.persist(path).map_err(|e| io(e.error))
 }
 
-fn unfinished(dir: &Path) -> Result<NamedTempFile> {
+pub(crate) fn unfinished(dir: &Path) -> Result<NamedTempFile> {
     tempfile::Builder::new()
         .prefix(UNFINISHED)
         .tempfile_in(dir)

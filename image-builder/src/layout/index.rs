@@ -9,19 +9,20 @@ use super::blobs;
 use crate::config::canonical;
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::to_json;
-use crate::manifest::MAX_JSON;
+use crate::manifest::{MAX_JSON, OCI_INDEX};
 use crate::platform::Platform;
 
 const STAGE: &str = "read layout";
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
+const CONTAINERD_NAME: &str = "io.containerd.image.name";
 
 /// The index, as JSON that keeps what others put into it.
-pub(super) struct Index {
+pub(crate) struct IndexFile {
     json: Value,
 }
 
 /// Refuses names that no tool could select.
-pub(super) fn check_name(name: &str) -> Result<()> {
+pub(crate) fn check_name(name: &str) -> Result<()> {
     let is_fine = |c: char| c.is_ascii_graphic();
     if name.is_empty() || !name.chars().all(is_fine) || name.starts_with("sha256:") {
         let detail = "it is not a reference name";
@@ -35,41 +36,50 @@ fn file(dir: &Path) -> PathBuf {
     dir.join("index.json")
 }
 
-impl Index {
+/// The bytes of the index.
+pub(crate) fn read_bytes(dir: &Path) -> Result<Vec<u8>> {
+    let path = file(dir);
+    let io = |e| {
+        Error::io(STAGE, &path, "cannot read the index", e)
+            .with_hint("name the directory of an OCI image layout")
+    };
+    if std::fs::metadata(&path).map_err(io)?.len() > MAX_JSON {
+        let object = path.display().to_string();
+        let detail = "the index is larger than 4 MiB";
+        return Err(Error::new(ErrorKind::Invalid, STAGE, object, detail));
+    }
+    std::fs::read(&path).map_err(io)
+}
+
+impl IndexFile {
+    /// An index without entries.
+    pub(crate) fn empty() -> Self {
+        let json = json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [] });
+        Self { json }
+    }
+
+    /// The bytes as they are written.
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        canonical(self.json.clone())
+    }
+
     /// Reads the index; an empty one if there is none yet.
     pub(super) fn read(dir: &Path) -> Result<Self> {
         match Self::read_existing(dir) {
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Self {
-                json: json!({
-                    "schemaVersion": 2,
-                    "mediaType": "application/vnd.oci.image.index.v1+json",
-                    "manifests": [],
-                }),
-            }),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Self::empty()),
             read => read,
         }
     }
 
     /// Reads the index.
     pub(super) fn read_existing(dir: &Path) -> Result<Self> {
-        let path = file(dir);
-        let io = |e| {
-            Error::io(STAGE, &path, "cannot read the index", e)
-                .with_hint("name the directory of an OCI image layout")
-        };
-        let invalid = |detail: &str| {
-            Error::new(
-                ErrorKind::Invalid,
-                STAGE,
-                path.display().to_string(),
-                detail,
-            )
-        };
-        if std::fs::metadata(&path).map_err(io)?.len() > MAX_JSON {
-            return Err(invalid("the index is larger than 4 MiB"));
-        }
-        let bytes = std::fs::read(&path).map_err(io)?;
-        let json: Value = serde_json::from_slice(&bytes)
+        Self::parse(&read_bytes(dir)?, &file(dir).display().to_string())
+    }
+
+    /// Reads the index from its bytes; `object` names it in errors.
+    pub(crate) fn parse(bytes: &[u8], object: &str) -> Result<Self> {
+        let invalid = |detail: &str| Error::new(ErrorKind::Invalid, STAGE, object, detail);
+        let json: Value = serde_json::from_slice(bytes)
             .map_err(|e| invalid("the index is not JSON").with_source(e))?;
         let is_index = json.get("schemaVersion") == Some(&json!(2))
             && json.get("manifests").is_some_and(Value::is_array);
@@ -80,22 +90,23 @@ impl Index {
     }
 
     /// The entries, as JSON.
-    pub(super) fn entries(&self) -> &[Value] {
+    pub(crate) fn entries(&self) -> &[Value] {
         let entries = self.json.get("manifests").and_then(Value::as_array);
         entries.map(Vec::as_slice).unwrap_or_default()
     }
 
     /// The named entries.
-    pub(super) fn named(&self) -> impl Iterator<Item = (String, Descriptor)> {
+    pub(crate) fn named(&self) -> impl Iterator<Item = (String, Descriptor)> {
         self.entries()
             .iter()
             .filter_map(|entry| Some((name_of(entry)?.to_owned(), parse(entry)?)))
     }
 
     /// The entry of this name or digest.
-    pub(super) fn find(&self, reference: &str) -> Result<Descriptor> {
+    pub(crate) fn find(&self, reference: &str) -> Result<Descriptor> {
         let is_it = |entry: &&Value| {
             name_of(entry) == Some(reference)
+                || annotation(entry, CONTAINERD_NAME) == Some(reference)
                 || entry.get("digest").and_then(Value::as_str) == Some(reference)
         };
         if let Some(found) = self.entries().iter().find(is_it).and_then(parse) {
@@ -116,7 +127,7 @@ impl Index {
     }
 
     /// Names a manifest, in the place of the one that had the name.
-    pub(super) fn set(
+    pub(crate) fn set(
         &mut self,
         name: &str,
         manifest: &Descriptor,
@@ -125,13 +136,7 @@ impl Index {
         let mut entry = to_json(manifest)?;
         entry["annotations"] = json!({ REF_NAME: name });
         if let Some(platform) = platform {
-            entry["platform"] = json!({
-                "architecture": platform.architecture(),
-                "os": platform.os(),
-            });
-            if let Some(variant) = platform.variant() {
-                entry["platform"]["variant"] = variant.into();
-            }
+            entry["platform"] = platform.to_json();
         }
         if let Some(Value::Array(entries)) = self.json.get_mut("manifests") {
             entries.retain(|old| name_of(old) != Some(name));
@@ -140,14 +145,31 @@ impl Index {
         Ok(())
     }
 
+    /// Gives the entry of this name a full reference too, which containerd and Docker name the
+    /// image by when they load an archive.
+    pub(crate) fn set_full_name(&mut self, name: &str, full: &str) {
+        if let Some(Value::Array(entries)) = self.json.get_mut("manifests") {
+            for entry in entries
+                .iter_mut()
+                .filter(|entry| name_of(entry) == Some(name))
+            {
+                entry["annotations"][CONTAINERD_NAME] = full.into();
+            }
+        }
+    }
+
     /// Puts the index in place.
     pub(super) fn write(&self, dir: &Path) -> Result<()> {
-        blobs::replace(&file(dir), &canonical(self.json.clone()))
+        blobs::replace(&file(dir), &self.bytes())
     }
 }
 
 fn name_of(entry: &Value) -> Option<&str> {
-    entry.get("annotations")?.get(REF_NAME)?.as_str()
+    annotation(entry, REF_NAME)
+}
+
+fn annotation<'a>(entry: &'a Value, key: &str) -> Option<&'a str> {
+    entry.get("annotations")?.get(key)?.as_str()
 }
 
 fn parse(entry: &Value) -> Option<Descriptor> {

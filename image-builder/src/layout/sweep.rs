@@ -7,7 +7,7 @@ use oci_spec::image::Digest;
 use serde_json::Value;
 
 use super::blobs::{Blobs, UNFINISHED};
-use super::index::Index;
+use super::index::IndexFile;
 use crate::error::{Error, Result};
 use crate::hash::sha256_hex;
 use crate::manifest::MAX_JSON;
@@ -15,7 +15,7 @@ use crate::manifest::MAX_JSON;
 /// Removes unreferenced blobs and what killed writers left. The caller holds the layout's lock.
 ///
 /// If anything the index refers to cannot be understood, nothing is removed.
-pub(super) fn sweep(dir: &Path, index: &Index) -> Result<()> {
+pub(super) fn sweep(dir: &Path, index: &IndexFile) -> Result<()> {
     let blobs = Blobs::new(dir);
     let Some(used) = reachable(&blobs, index) else {
         return Ok(());
@@ -36,7 +36,7 @@ pub(super) fn sweep(dir: &Path, index: &Index) -> Result<()> {
 }
 
 /// The hex digests of all blobs the index leads to; `None` if one of them is not understood.
-fn reachable(blobs: &Blobs, index: &Index) -> Option<HashSet<String>> {
+fn reachable(blobs: &Blobs, index: &IndexFile) -> Option<HashSet<String>> {
     let mut used = HashSet::new();
     let mut ahead: Vec<Value> = index.entries().to_vec();
     while let Some(descriptor) = ahead.pop() {

@@ -6,6 +6,7 @@ use std::sync::Mutex;
 use super::*;
 use crate::platform::Platform;
 use crate::progress::Event;
+use crate::stream::collect;
 use crate::tree::Tree;
 
 fn quiet(_: Event) {}
