@@ -14,7 +14,7 @@ mod memory;
 mod ours;
 mod peers;
 mod push;
-//mod swap;
+mod swap;
 mod synthetic;
 mod table;
 mod weights;
@@ -46,8 +46,8 @@ enum Bench {
     Instructions(instructions::Options),
     /// Peak memory of a push, from 1 to 20 GiB.
     PushMemory(memory::Options),
-    // A code-only change on an image of several GiB: seconds and bytes.
-    //Swap(swap::Options),
+    /// A code-only change on an image of several GiB: seconds and bytes.
+    Swap(swap::Options),
 }
 
 fn main() -> ExitCode {
@@ -60,7 +60,7 @@ fn main() -> ExitCode {
         Some(Bench::Push(options)) => run(push::run(&options)),
         Some(Bench::Instructions(options)) => instructions::run(&options),
         Some(Bench::PushMemory(options)) => run(memory::run(&options)),
-        //Some(Bench::Swap(options)) => run(swap::run(&options)),
+        Some(Bench::Swap(options)) => run(swap::run(&options)),
         None => Err("name a benchmark; `--list` lists them".into()),
     };
     match done {

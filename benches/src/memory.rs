@@ -39,7 +39,7 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
     let about = machine::describe();
     // In this process, so that what it takes is not counted.
     let host = Discard::start()?.host();
-    let window = 64;
+    let window = RegistryOptions::default().upload_window >> 20;
     println!("push-memory: a synthetic store into a registry that discards; {about}\n");
     println!("{:>8} {:>14}", "GiB", "peak RSS, MiB");
     let mut line = Map::new();

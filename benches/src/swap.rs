@@ -59,7 +59,10 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
     }
     seconds.sort_by(f64::total_cmp);
     let (median, slowest) = (seconds[seconds.len() / 2], seconds[seconds.len() - 1]);
-    println!("swap: the code of an image with a model of {} MiB; {about}\n", options.mib);
+    println!(
+        "swap: the code of an image with a model of {} MiB; {about}\n",
+        options.mib
+    );
     println!("first push of all      {first:>8.3} s");
     println!("code change, median    {median:>8.3} s");
     println!("code change, slowest   {slowest:>8.3} s");

@@ -380,7 +380,8 @@ async fn a_huge_layer_is_passed_over() {
     let empty = |_| of_bytes(&Bytes::new(), 0);
     let node = Node::file(0o644, crate::Content::stream(len, empty));
     let mut file = fs::File::create(&path).unwrap();
-    file.write_all(&crate::frame::header("l", &node)).unwrap();
+    file.write_all(&crate::frame::header("l", &node, 1))
+        .unwrap();
     let pad = crate::frame::padding(len);
     let over = i64::try_from(len + pad).unwrap();
     file.seek(SeekFrom::Current(over)).unwrap();

@@ -13,7 +13,7 @@ use tokio::io::{AsyncSeekExt, AsyncWriteExt};
 
 use crate::content::Content;
 use crate::error::{Error, Result};
-use crate::frame::{END, header, padding};
+use crate::frame::{END, MTIME, header, padding};
 use crate::hash::sha256_hex;
 use crate::layer::Layer;
 use crate::layout::blobs::{persist, unfinished};
@@ -61,7 +61,9 @@ impl Archive {
             places: Vec::new(),
         };
         for dir in ["blobs", "blobs/sha256"] {
-            archive.write(&header(dir, &Node::dir(0o755))).await?;
+            archive
+                .write(&header(dir, &Node::dir(0o755), MTIME))
+                .await?;
         }
         Ok(archive)
     }
@@ -69,7 +71,7 @@ impl Archive {
     /// Adds a small file.
     pub(super) async fn file(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
         let len = bytes.len() as u64;
-        self.write(&header(name, &node(len))).await?;
+        self.write(&header(name, &node(len), MTIME)).await?;
         self.write(bytes).await?;
         self.pad(len).await
     }
@@ -96,7 +98,11 @@ impl Archive {
         }
         let start = self.at;
         // All names of blobs are equally long, so the header can be mended in its place.
-        let draft = header(&format!("blobs/sha256/{:064}", 0), &node(layer.len()));
+        let draft = header(
+            &format!("blobs/sha256/{:064}", 0),
+            &node(layer.len()),
+            MTIME,
+        );
         self.write(&draft).await?;
         let content = self.at;
         let digest = pour(layer, &mut self.file, (STAGE, &self.path), progress).await?;
@@ -108,7 +114,8 @@ impl Archive {
             return Ok(at_rest(&layer, self.path.clone(), place));
         }
         self.pad(layer.len()).await?;
-        self.mend(start, &header(&name, &node(layer.len()))).await?;
+        self.mend(start, &header(&name, &node(layer.len()), MTIME))
+            .await?;
         self.blobs.insert(name);
         self.places.push((digest.clone(), content));
         progress(Event::Stored {
