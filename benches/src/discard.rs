@@ -3,8 +3,12 @@
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 
-/// How much of a body is read at a time.
-const PIECE: usize = 1 << 18;
+use rustix::net::{RecvFlags, recv};
+
+/// How much of a body is taken at a time.
+const PIECE: usize = 1 << 20;
+/// What is read ahead while a head is parsed.
+const AHEAD: usize = 16 << 10;
 /// A request's head is read up to this length.
 const HEAD_MAX: u64 = 64 << 10;
 
@@ -42,7 +46,7 @@ struct Head {
 fn serve(stream: TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut writer = stream.try_clone()?;
-    let mut reader = BufReader::with_capacity(PIECE, stream);
+    let mut reader = BufReader::with_capacity(AHEAD, stream);
     let mut piece = vec![0; PIECE];
     while let Some(head) = read_head(&mut reader)? {
         drain(&mut reader, head.length, &mut piece)?;
@@ -82,13 +86,19 @@ fn read_head(reader: &mut impl BufRead) -> io::Result<Option<Head>> {
     }))
 }
 
-fn drain(reader: &mut impl Read, mut left: u64, piece: &mut [u8]) -> io::Result<()> {
+/// Drops the rest of a body. The kernel is told to truncate (tcp(7), `MSG_TRUNC`): it does not
+/// even copy the bytes to here.
+fn drain(reader: &mut BufReader<TcpStream>, left: u64, piece: &mut [u8]) -> io::Result<()> {
+    let held = usize::try_from(left).map_or(AHEAD, |left| left.min(reader.buffer().len()));
+    reader.consume(held);
+    let mut left = left - held as u64;
     while left > 0 {
         let want = piece.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-        match reader.read(&mut piece[..want])? {
-            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            count => left -= count as u64,
+        let (_, count) = recv(reader.get_ref(), &mut piece[..want], RecvFlags::TRUNC)?;
+        if count == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
         }
+        left = left.saturating_sub(count as u64);
     }
     Ok(())
 }
