@@ -9,6 +9,7 @@ mod record;
 mod rewrite;
 mod route;
 mod seeded;
+mod strict;
 mod wire;
 
 use std::fmt;
@@ -96,6 +97,12 @@ impl FaultProxy {
     /// What the client did against the specification, with the section.
     pub fn violations(&self) -> Vec<String> {
         self.shared.state().violations.clone()
+    }
+
+    /// The upload sessions that the client was given and has neither committed nor cancelled, as
+    /// path and query, less those that the registry has forgotten.
+    pub fn open_sessions(&self) -> Vec<String> {
+        self.shared.state().strict.open_sessions()
     }
 
     /// The faults that struck.
