@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use tokio::net::TcpStream;
 
-use super::head::{Answer, Request};
 use super::plan::What;
 use super::record::Shared;
 use super::rewrite;
 use super::route::{Kind, Route};
 use super::strict::MANIFEST_BYTES;
-use super::wire::{Body, Wire, as_chunk};
+use crate::http::{Answer, Request};
+use crate::http::{Body, Wire, as_chunk};
 
 /// What follows a request on the client's connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,10 +6,10 @@ use serde_json::json;
 use tokio::net::TcpStream;
 
 use super::forward::{Next, Turn};
-use super::head::{Answer, Headers, Request};
 use super::plan::What;
 use super::route::Kind;
-use super::wire::{Body, Wire};
+use crate::http::{Answer, Headers, Request};
+use crate::http::{Body, Wire};
 
 type Fields = Vec<(String, String)>;
 

@@ -2,7 +2,6 @@
 //! checks the client's part of the OCI distribution specification.
 
 mod forward;
-mod head;
 mod inject;
 mod plan;
 mod record;
@@ -10,7 +9,6 @@ mod rewrite;
 mod route;
 mod seeded;
 mod strict;
-mod wire;
 
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};

@@ -3,10 +3,10 @@
 use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::head::{Answer, Headers, Request};
 use super::plan::{Fault, On, What};
 use super::route::{Kind, Route};
 use super::strict::{Answered, Finding, Strict};
+use crate::http::{Answer, Headers, Request};
 
 /// A request of the client, and what it was answered.
 #[derive(Clone, Debug)]

@@ -4,8 +4,8 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::{Finding, Strict};
-use crate::fault_proxy::head::Request;
 use crate::fault_proxy::route::Route;
+use crate::http::Request;
 
 const SECTION: &str = "Pushing Manifests";
 

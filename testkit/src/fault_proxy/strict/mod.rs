@@ -7,9 +7,9 @@ mod session;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use super::head::{Headers, Request};
 use super::rewrite::target_of;
 use super::route::{Kind, Route};
+use crate::http::{Headers, Request};
 pub(super) use manifest::MANIFEST_BYTES;
 use session::{Place, Session, octet_stream};
 

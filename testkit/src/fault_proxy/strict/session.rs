@@ -2,9 +2,9 @@
 
 use super::Finding;
 use super::grammar::bare_range;
-use crate::fault_proxy::head::{Headers, Request};
 use crate::fault_proxy::route::{Kind, Route};
-use crate::fault_proxy::wire::Body;
+use crate::http::Body;
+use crate::http::{Headers, Request};
 
 const CHUNKS: &str = "Pushing a blob in chunks";
 const PUT: &str = "POST then PUT";

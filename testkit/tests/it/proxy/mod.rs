@@ -2,6 +2,7 @@
 
 mod answers;
 mod push;
+mod seeded;
 mod strict;
 
 use modelship_testkit::fault_proxy::{Fault, Plan, What};
