@@ -5,6 +5,7 @@
 mod auth;
 mod copies;
 mod deletes;
+mod downgrade;
 mod entra;
 mod faults;
 mod images;

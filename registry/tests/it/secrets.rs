@@ -96,7 +96,7 @@ async fn everything(repository: &Repository) -> String {
     let pinned = repository.pin(digest(b"image"));
     let descriptor = Descriptor::new(MediaType::ImageLayer, 3000, digest(&data));
     let artifact = Artifact::new("a/b").with_subject(pinned.clone());
-    let mut said = format!("{repository:?} {artifact:?}");
+    let mut said = format!("{artifact:?}");
     let mut note = |result: Option<Error>| {
         if let Some(error) = result {
             said.push_str(&words(&error));
