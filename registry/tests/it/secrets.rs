@@ -124,7 +124,7 @@ async fn everything(repository: &Repository) -> String {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 30, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 30, max_shrink_iters: 20, ..ProptestConfig::default() })]
     #[test]
     fn no_answer_makes_a_secret_come_out_or_travel(
         choices in proptest::collection::vec(any::<u8>(), 1..12),
