@@ -26,7 +26,7 @@ const EMPTY: &[u8] = b"{}";
 /// Its manifest is sorted JSON without a date, so the same artifact has the same digest.
 #[derive(Clone, Debug)]
 pub struct Artifact {
-    artifact_type: String,
+    media_type: String,
     blobs: Vec<Blob>,
     annotations: BTreeMap<String, String>,
     subject: Option<PinnedReference>,
@@ -37,7 +37,7 @@ impl Artifact {
     /// `application/vnd.dev.sigstore.bundle.v0.3+json`.
     pub fn new(artifact_type: impl Into<String>) -> Self {
         Self {
-            artifact_type: artifact_type.into(),
+            media_type: artifact_type.into(),
             blobs: Vec::new(),
             annotations: BTreeMap::new(),
             subject: None,
@@ -69,7 +69,7 @@ impl Artifact {
         let mut manifest = json!({
             "schemaVersion": 2,
             "mediaType": MediaType::ImageManifest.to_string(),
-            "artifactType": self.artifact_type,
+            "artifactType": self.media_type,
             "config": plain(config),
             "layers": if layers.is_empty() { vec![plain(config)] } else { layers },
         });
@@ -157,7 +157,7 @@ impl Repository {
     fn check_artifact(&self, artifact: &Artifact) -> Result<()> {
         let invalid =
             |detail: String| Err(Error::new(ErrorKind::Invalid, STAGE, self.name(), detail));
-        if !manifest::is_media_type(&artifact.artifact_type) {
+        if !manifest::is_media_type(&artifact.media_type) {
             return invalid("the artifact type is not a media type".to_owned());
         }
         match &artifact.subject {

@@ -56,6 +56,11 @@ impl Endpoint {
         format!("{}/{}", self.registry, self.repository)
     }
 
+    /// Scheme, host and port.
+    pub(crate) fn origin(&self) -> String {
+        self.base.origin().ascii_serialization()
+    }
+
     /// The host spoken to, without its port.
     pub(crate) fn host(&self) -> &str {
         self.base.host_str().unwrap_or(&self.registry)

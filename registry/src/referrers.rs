@@ -139,12 +139,11 @@ impl Repository {
     async fn filter(&self, listed: Vec<Descriptor>, wanted: &str) -> Result<Vec<Descriptor>> {
         let mut kept = Vec::new();
         for entry in listed {
-            let fits = match entry.artifact_type() {
-                Some(said) => said.to_string() == wanted,
-                None => {
-                    let (bytes, _) = self.manifest(entry.digest().as_ref()).await?;
-                    self.head(&bytes, entry.digest())?.kind() == Some(wanted)
-                }
+            let fits = if let Some(said) = entry.artifact_type() {
+                said.to_string() == wanted
+            } else {
+                let (bytes, _) = self.manifest(entry.digest().as_ref()).await?;
+                self.head(&bytes, entry.digest())?.kind() == Some(wanted)
             };
             if fits {
                 kept.push(entry);

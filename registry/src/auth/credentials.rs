@@ -1,10 +1,13 @@
 //! Credentials for one registry, and where they were found.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
+use crate::auth::Learned;
 use crate::auth::docker_config::DockerConfig;
 use crate::auth::entra::{Entra, TokenSource};
 use crate::auth::refresh::Vault;
@@ -12,10 +15,23 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::secret::Secret;
 
 /// What to show a registry. `Debug` shows the kind and the source, never the secret.
-#[derive(Clone, Debug)]
+///
+/// Clones share the tokens that registries give for them, so that two repositories of one
+/// registry that are opened with clones ask once.
+#[derive(Clone)]
 pub struct Credentials {
     pub(crate) kind: Kind,
     source: String,
+    learned: Arc<Mutex<HashMap<String, Arc<Learned>>>>,
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Credentials")
+            .field("kind", &self.kind)
+            .field("source", &self.source)
+            .finish_non_exhaustive()
+    }
 }
 
 /// The kinds of credentials.
@@ -38,7 +54,14 @@ impl Credentials {
         Self {
             kind,
             source: source.to_owned(),
+            learned: Arc::default(),
         }
+    }
+
+    /// What is known of the registry at `origin`.
+    pub(crate) fn learned_of(&self, origin: &str) -> Arc<Learned> {
+        let mut learned = self.learned.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(learned.entry(origin.to_owned()).or_default())
     }
 
     /// No credentials.

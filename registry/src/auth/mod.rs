@@ -12,6 +12,7 @@ mod refresh;
 mod token;
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use http::{HeaderMap, HeaderValue};
@@ -63,29 +64,46 @@ impl Authorization {
 
 type Slot = Arc<AsyncMutex<Option<Token>>>;
 
-/// The authenticator of one repository.
-#[derive(Debug)]
-pub(crate) struct Auth {
-    net: Net,
-    endpoint: Arc<Endpoint>,
-    credentials: Credentials,
+/// What was learned of one registry: what it wants, and the tokens it gave.
+#[derive(Default)]
+pub(crate) struct Learned {
     challenge: Mutex<Option<Challenge>>,
     slots: Mutex<HashMap<Scope, Slot>>,
 }
 
+/// The authenticator of one repository. Those of one registry that were given clones of the same
+/// credentials share what they learn.
+pub(crate) struct Auth {
+    net: Net,
+    endpoint: Arc<Endpoint>,
+    credentials: Credentials,
+    learned: Arc<Learned>,
+}
+
+// A challenge may carry a signed URL, so it is left out.
+impl fmt::Debug for Auth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Auth")
+            .field("endpoint", &self.endpoint.name())
+            .field("credentials", &self.credentials)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Auth {
     pub(crate) fn new(net: Net, endpoint: Arc<Endpoint>, credentials: Credentials) -> Self {
+        let learned = credentials.learned_of(&endpoint.origin());
         Self {
             net,
             endpoint,
             credentials,
-            challenge: Mutex::new(None),
-            slots: Mutex::new(HashMap::new()),
+            learned,
         }
     }
 
     fn known_challenge(&self) -> Option<Challenge> {
-        self.challenge
+        self.learned
+            .challenge
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
@@ -112,7 +130,11 @@ impl Auth {
     }
 
     fn slot(&self, scope: &Scope) -> Slot {
-        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut slots = self
+            .learned
+            .slots
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         Arc::clone(slots.entry(scope.clone()).or_default())
     }
 
@@ -146,6 +168,7 @@ impl Auth {
     ) -> bool {
         if let Some(challenge) = Challenge::from_headers(headers) {
             *self
+                .learned
                 .challenge
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner) = Some(challenge);

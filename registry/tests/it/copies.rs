@@ -264,6 +264,19 @@ async fn what_cannot_be_copied_leaves_no_manifest() {
     assert!(registry.requests("PUT", "/manifests/").is_empty());
 }
 
+/// An index within an index, so many deep.
+fn nest(depth: u32) -> Vec<u8> {
+    let manifests = if depth == 0 {
+        json!([])
+    } else {
+        let inner = nest(depth - 1);
+        json!([{"mediaType": INDEX, "digest": digest(&inner).to_string(), "size": inner.len()}])
+    };
+    json!({"mediaType": INDEX, "schemaVersion": 2, "manifests": manifests})
+        .to_string()
+        .into_bytes()
+}
+
 #[tokio::test]
 async fn a_registry_cannot_send_the_copy_round_in_circles() {
     // An index that names itself cannot be made; one that names a thousand others, each with a
@@ -271,17 +284,6 @@ async fn a_registry_cannot_send_the_copy_round_in_circles() {
     let Some(registry) = need(DockerRegistry::open().await) else {
         return;
     };
-    fn nest(depth: u32) -> Vec<u8> {
-        let manifests = if depth == 0 {
-            json!([])
-        } else {
-            let inner = nest(depth - 1);
-            json!([{"mediaType": INDEX, "digest": digest(&inner).to_string(), "size": inner.len()}])
-        };
-        json!({"mediaType": INDEX, "schemaVersion": 2, "manifests": manifests})
-            .to_string()
-            .into_bytes()
-    }
     let server = Server::start(|seen, _| {
         let found = (0..20)
             .map(nest)

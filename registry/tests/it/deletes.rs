@@ -69,12 +69,12 @@ async fn the_right_to_delete_is_asked_for() {
     let issuer =
         Server::start(|_, _| Reply::Answer(200, Vec::new(), br#"{"token":"t0"}"#.to_vec())).await;
     let realm = issuer.url("/token");
-    let server = Server::start(move |seen, _| match seen.header("authorization") {
-        Some("Bearer t0") => Reply::status(202),
-        _ => {
-            let value = format!("Bearer realm=\"{realm}\"");
-            Reply::Answer(401, vec![("WWW-Authenticate", value)], Vec::new())
+    let server = Server::start(move |seen, _| {
+        if seen.header("authorization") == Some("Bearer t0") {
+            return Reply::status(202);
         }
+        let value = format!("Bearer realm=\"{realm}\"");
+        Reply::Answer(401, vec![("WWW-Authenticate", value)], Vec::new())
     })
     .await;
     let repository = repository(&server.host(), Credentials::basic("me", "hunter2"));

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures::FutureExt as _;
-use modelship_registry::{AccessToken, BoxError, Credentials, ErrorKind, TokenSource};
+use modelship_registry::{AccessToken, BoxError, Credentials, ErrorKind, Repository, TokenSource};
 
-use crate::images::{digest, repository};
+use crate::images::{digest, options, repository};
 use crate::server::{Reply, Seen, Server};
 
 /// A registry that takes what `good` says, with its token endpoint at `realm`.
@@ -67,9 +67,12 @@ async fn an_entra_token_is_exchanged_once_for_all_scopes_and_clones() {
     let (source, asked) = source();
     let credentials = Credentials::entra_from(source, Some("tenant-1"));
     let one = repository(&server.host(), credentials.clone());
-    let two = repository(&server.host(), credentials);
-    assert!(one.has_blob(&digest(b"")).await.unwrap());
-    assert!(two.has_blob(&digest(b"")).await.unwrap());
+    let name = format!("{}/team/other", server.host());
+    let two = Repository::new(&name, credentials.clone(), options()).unwrap();
+    let three = repository(&server.host(), credentials);
+    for repository in [one, two, three] {
+        assert!(repository.has_blob(&digest(b"")).await.unwrap());
+    }
     assert_eq!(asked.load(Ordering::SeqCst), 1);
     let seen = issuer.seen();
     assert!(seen[0].is("POST", "/oauth2/exchange"));
@@ -86,11 +89,17 @@ async fn an_entra_token_is_exchanged_once_for_all_scopes_and_clones() {
         let fields = [
             "grant_type=refresh_token",
             "service=acr.invalid",
-            "scope=repository%3Ateam%2Fapp%3Apull",
             "refresh_token=refresh-0",
         ];
         assert!(has(token, &fields), "{:?}", form(token));
     }
+    assert!(has(&seen[1], &["scope=repository%3Ateam%2Fapp%3Apull"]));
+    assert!(has(&seen[2], &["scope=repository%3Ateam%2Fother%3Apull"]));
+    assert_eq!(
+        server.seen().len(),
+        4,
+        "the registry was learned of once: one refusal, three answers"
+    );
     assert!(server.seen().iter().all(|seen| {
         !format!("{seen:?}").contains("entra-0") && !format!("{seen:?}").contains("refresh-0")
     }));
@@ -178,8 +187,9 @@ async fn a_refresh_token_that_the_registry_replaces_is_replaced() {
     repository.has_blob(&digest(b"")).await.unwrap();
     // Another scope takes another token; so does another repository with the same credentials.
     let _ = repository.delete_blob(&digest(b"")).await;
-    let clone = crate::images::repository(&server.host(), credentials);
-    clone.has_blob(&digest(b"")).await.unwrap();
+    let name = format!("{}/team/other", server.host());
+    let other = Repository::new(&name, credentials, options()).unwrap();
+    other.has_blob(&digest(b"")).await.unwrap();
     let used: Vec<String> = issuer
         .seen()
         .iter()

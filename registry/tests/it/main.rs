@@ -6,6 +6,7 @@ mod auth;
 mod copies;
 mod deletes;
 mod downgrades;
+mod downgrade;
 mod entra;
 mod faults;
 mod images;

@@ -119,12 +119,12 @@ async fn an_opaque_token_is_kept_as_long_as_it_lives() {
     })
     .await;
     let realm = issuer.url("/token");
-    let server = Server::start(move |seen, _| match seen.header("authorization") {
-        Some("Bearer opaque") => Reply::status(200),
-        _ => {
-            let value = format!("Bearer realm=\"{realm}\"");
-            Reply::Answer(401, vec![("WWW-Authenticate", value)], Vec::new())
+    let server = Server::start(move |seen, _| {
+        if seen.header("authorization") == Some("Bearer opaque") {
+            return Reply::status(200);
         }
+        let value = format!("Bearer realm=\"{realm}\"");
+        Reply::Answer(401, vec![("WWW-Authenticate", value)], Vec::new())
     })
     .await;
     let repository = repository(&server.host(), Credentials::basic("me", "hunter2"));
