@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use futures::StreamExt as _;
-use modelship_image_builder::{Content, Layer, Tree};
+use modelship_image_builder::{Content, Layer, LayerFile, PlanOptions, plan};
 use modelship_model_store::{ModelStore, ModelVersion};
 use tokio::io::AsyncWriteExt as _;
 
@@ -13,9 +13,6 @@ use crate::Stage;
 use crate::cache::{self, Cache};
 use crate::error::{Error, Result};
 use crate::event::StageTimer;
-
-/// A model file at least this large has a layer of its own: it moves and is cached by itself.
-const OWN_LAYER: u64 = 32 * 1024 * 1024;
 
 /// A model version whose files are on this machine.
 #[derive(Clone, Debug)]
@@ -102,34 +99,24 @@ impl FetchedModel {
         &self.folder
     }
 
-    /// The layers that hold the model below `mount`: one for each large file, one for the rest.
+    /// The layers that hold the model below `mount`: one for each large file, then bundles.
     pub(crate) fn layers(&self, mount: &str) -> Result<Vec<Layer>> {
         let step = |e| Error::step(Stage::Assemble, self.version.url(), e);
-        let mut bundle = Tree::new();
-        let mut layers = Vec::new();
+        let mount = mount.trim_end_matches('/');
+        let mut files = Vec::with_capacity(self.version.files().len());
         for file in self.version.files() {
-            let local = self.folder.join(&file.path);
-            let inside = format!("{}/{}", mount.trim_end_matches('/'), file.path);
-            let content = Content::file(&local).map_err(step)?;
-            if file.size >= OWN_LAYER {
-                let mut own = Tree::new();
-                own.insert_file(&inside, 0o644, content).map_err(step)?;
-                layers.push(Layer::tree(own).map_err(step)?);
-            } else {
-                bundle.insert_file(&inside, 0o644, content).map_err(step)?;
-            }
-        }
-        if !bundle.is_empty() {
-            layers.insert(0, Layer::tree(bundle).map_err(step)?);
+            let content = Content::file(self.folder.join(&file.path)).map_err(step)?;
+            files.push(LayerFile::new(format!("{mount}/{}", file.path), content));
         }
         let history = format!(
             "modelship model {} {}",
             self.version.name(),
             self.version.version()
         );
-        Ok(layers
-            .into_iter()
-            .map(|l| l.with_history(&history))
-            .collect())
+        let mut layers = Vec::new();
+        for tree in plan(files, &PlanOptions::default()).map_err(step)? {
+            layers.push(Layer::tree(tree).map_err(step)?.with_history(&history));
+        }
+        Ok(layers)
     }
 }
