@@ -10,6 +10,7 @@ use crate::base::Base;
 use crate::error::{Error, Result};
 use crate::event::{StageTime, StageTimer};
 use crate::model::{self, FetchedModel};
+use crate::packed::{self, Packed};
 use crate::pipeline::{Observation, Pipeline};
 use crate::publish::Published;
 use crate::recipe::{self, Labels};
@@ -47,12 +48,15 @@ impl Builder<'_> {
         let mut stages = Vec::new();
         let fetched = self.fetch(&mut stages).await?;
         let base = self.base(&mut stages).await?;
-        let model_layers = self.model_layers(&fetched).await?;
+        let model = self.model_layers(&fetched).await?;
+        let packed: Vec<PathBuf> = model.iter().filter_map(|p| p.folder.clone()).collect();
+        let model_layers: Vec<Layer> = model.into_iter().map(|p| p.layer).collect();
         self.test(&base, &model_layers, &mut stages).await?;
         let assembled = self.assemble(base, model_layers, &mut stages).await?;
         let verdict = self.smoke(&assembled, &mut stages).await?;
         let published = self.publish(&assembled, &mut stages).await?;
         let mut used = assembled.roots;
+        used.extend(packed);
         used.extend([fetched.folder().to_owned(), self.seen.source.folder.clone()]);
         Ok(Built {
             published,
@@ -95,8 +99,8 @@ impl Builder<'_> {
         Ok(base)
     }
 
-    /// The model's layers, each read through once so that its digest can be asked for by HEAD.
-    async fn model_layers(&self, fetched: &FetchedModel) -> Result<Vec<Layer>> {
+    /// The model's layers with their digests, so that each can be asked for by HEAD.
+    async fn model_layers(&self, fetched: &FetchedModel) -> Result<Vec<Packed>> {
         let mount = self
             .pipeline
             .config
@@ -104,10 +108,7 @@ impl Builder<'_> {
             .mount_point(self.seen.model.url());
         let mut known = Vec::new();
         for layer in fetched.layers(&mount)? {
-            let measured = layer.measure().await;
-            known.push(
-                measured.map_err(|e| Error::step(Stage::Assemble, self.seen.model.url(), e))?,
-            );
+            known.push(packed::pack(&self.pipeline.cache, &layer).await?);
         }
         Ok(known)
     }

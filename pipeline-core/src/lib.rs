@@ -14,6 +14,7 @@ mod init;
 mod inputs;
 mod model;
 mod offer;
+mod packed;
 mod pipeline;
 pub mod plan;
 mod publish;
