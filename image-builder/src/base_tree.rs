@@ -377,9 +377,10 @@ mod tests {
                 builder.append_link(&mut header, name, target).unwrap();
                 continue;
             }
-            let mut header = match entry.ends_with('/') {
-                true => header(EntryType::Directory, 0o1750),
-                false => header(EntryType::Regular, 0o600),
+            let mut header = if entry.ends_with('/') {
+                header(EntryType::Directory, 0o1750)
+            } else {
+                header(EntryType::Regular, 0o600)
             };
             builder
                 .append_data(&mut header, entry, io::empty())

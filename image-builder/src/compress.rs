@@ -23,7 +23,8 @@ pub enum Compression {
     /// Zstandard: smaller and several times faster, but newer than some tools.
     Zstd,
     /// What a [`Probe`](crate::Probe) of the layer says: plain, or compressed where that saves at
-    /// least [`Probe::THRESHOLD`](crate::Probe::THRESHOLD) percent.
+    /// least [`Probe::THRESHOLD`](crate::Probe::THRESHOLD) percent; plain below
+    /// [`Probe::SMALLEST`](crate::Probe::SMALLEST) bytes.
     #[default]
     Auto,
 }
@@ -310,6 +311,9 @@ mod tests {
         let noise: Vec<u8> = noise.take(70_000).flat_map(u32::to_le_bytes).collect();
         let plain = auto(chunked(&noise.into(), 1 << 16), false).await.unwrap();
         assert_eq!(plain.media_type(), MediaType::ImageLayer);
+        let small = chunked(&Bytes::from(vec![0; 200_000]), 1 << 16);
+        let small = auto(small, false).await.unwrap();
+        assert_eq!(small.media_type(), MediaType::ImageLayer);
         let none = gzip.clone().compressed(spool.path(), Compression::None);
         assert_eq!(none.await.unwrap().descriptor(), gzip.descriptor());
         let error = auto(gzip, false).await.unwrap_err();

@@ -109,17 +109,15 @@ fn rule(line: &str, origin: &str) -> Result<Option<Rule>> {
         (pattern, true) => Glob::parse(&clean(pattern.trim_end())),
         (pattern, false) => Glob::parse(&clean(pattern.trim())),
     };
-    match glob {
-        Some(glob) => Ok(Some(Rule { glob, keeps })),
-        None => {
-            let shown: String = line.chars().take(120).collect();
-            let detail = format!("its pattern `{shown}` is malformed");
-            Err(
-                Error::new(ErrorKind::Invalid, "read ignore patterns", origin, detail)
-                    .with_hint("close every `[`, and write `\\\\` for a backslash"),
-            )
-        }
+    if let Some(glob) = glob {
+        return Ok(Some(Rule { glob, keeps }));
     }
+    let shown: String = line.chars().take(120).collect();
+    let detail = format!("its pattern `{shown}` is malformed");
+    Err(
+        Error::new(ErrorKind::Invalid, "read ignore patterns", origin, detail)
+            .with_hint("close every `[`, and write `\\\\` for a backslash"),
+    )
 }
 
 /// The shortest equal path, lexically: no empty names, no `.`, `..` only at the front, nothing

@@ -210,7 +210,7 @@ mod tests {
                 state ^= state << 13;
                 state ^= state >> 7;
                 state ^= state << 17;
-                (state >> 32) as u8
+                state.to_le_bytes()[4]
             })
             .collect();
         let stored = gzip(&noise, 2);
@@ -227,7 +227,8 @@ mod tests {
             }
         }
         let two = NonZeroUsize::new(2).unwrap();
-        let mut input = (&[0; 3 * BLOCK][..]).chain(Broken);
+        let zeros = vec![0; 3 * BLOCK];
+        let mut input = (&zeros[..]).chain(Broken);
         assert!(compress(&mut input, &mut Vec::new(), two).is_err());
         let mut full = &mut [0; 64][..];
         let input = material(20 * BLOCK, 3);

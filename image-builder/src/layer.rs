@@ -170,10 +170,9 @@ impl Layer {
         let packer = match options.compression {
             Compression::None => return Ok(self),
             Compression::Gzip => Packer::Gzip,
-            Compression::Zstd => Packer::Zstd,
-            Compression::Auto if !self.probe().await?.is_worth_it() => return Ok(self),
+            Compression::Auto if !self.is_worth_packing().await? => return Ok(self),
             Compression::Auto if options.auto_gzip => Packer::Gzip,
-            Compression::Auto => Packer::Zstd,
+            Compression::Zstd | Compression::Auto => Packer::Zstd,
         };
         let (spool, len) = (spool.to_owned(), self.len);
         let made = bridge::with_reader(self.open(0), &self.created_by, move |reader| {
@@ -190,6 +189,10 @@ impl Layer {
             diff_id: Some(made.diff_id),
             ..self
         })
+    }
+
+    async fn is_worth_packing(&self) -> Result<bool> {
+        Ok(self.len >= Probe::SMALLEST && self.probe().await?.is_worth_it())
     }
 
     /// Looks at up to 1 MiB of the stored bytes to say whether compressing them is worth it.

@@ -290,7 +290,7 @@ mod tests {
         fn every_file_is_planned_once_below_the_cap_in_any_order(
             files in arb_files(), max_layers in 1..80_usize, bundles in 0..20_usize,
         ) {
-            let options = PlanOptions { max_layers, bundles, ..PlanOptions::default() };
+            let options = PlanOptions { bundles, max_layers, ..PlanOptions::default() };
             let found = planned(&files, &options);
             prop_assert!(found.len() <= max_layers);
             let all: Vec<_> = found.iter().flatten().collect();
@@ -315,7 +315,7 @@ mod tests {
                 files.iter().filter(|(_, size)| **size < 64 * MIB).map(|(path, _)| path).collect();
             match edit {
                 Some(size) if small.is_empty() => { edited.insert(name, size); }
-                Some(size) => { edited.insert(at.get(&small).to_string(), size); }
+                Some(size) => { edited.insert((*at.get(&small)).clone(), size); }
                 None if small.is_empty() => {}
                 None => { edited.remove(*at.get(&small)); }
             }

@@ -29,6 +29,10 @@ impl Probe {
     /// floats save about 8, and reading them back would wait for the decompression.
     pub const THRESHOLD: u64 = 10;
 
+    /// Layers of fewer bytes stay plain without a look: there is nothing to gain that would make
+    /// up for asking more of those who read them.
+    pub const SMALLEST: u64 = 256 * 1024;
+
     /// The bytes that were looked at.
     pub fn sampled(&self) -> u64 {
         self.sampled

@@ -246,6 +246,7 @@ fn not_utf8(path: &Path) -> Error {
 mod tests {
     use super::*;
     use crate::stream::collect;
+    use std::os::unix::ffi::OsStrExt;
     use std::os::unix::fs::symlink;
 
     fn put(dir: &Path, path: &str) {
@@ -328,7 +329,6 @@ mod tests {
         let dir = sample();
         let locked = dir.path().join("secret");
         let name = std::ffi::OsStr::from_bytes(b"\xff");
-        use std::os::unix::ffi::OsStrExt;
         fs::write(locked.join(name), "not UTF-8, so reading it would fail").unwrap();
         let _socket = std::os::unix::net::UnixListener::bind(locked.join("s")).unwrap();
         Tree::from_dir("/", dir.path(), &TreeOptions::default()).unwrap();

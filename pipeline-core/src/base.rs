@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use futures::StreamExt as _;
 use modelship_image_builder::debian::{DebianBase, DebianLock, SignedBy, Source, Sources};
-use modelship_image_builder::{self as image_builder, Content, Descriptor, Digest, Image, Layer};
+use modelship_image_builder::{self as image_builder, Descriptor, Image, Layer};
 use modelship_registry::{PinnedReference, Repository};
 use serde::{Deserialize, Serialize};
 
@@ -14,6 +14,7 @@ use crate::config::BaseConfig;
 use crate::edge::Edge;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::StageTimer;
+use crate::packed::KnownLayer;
 
 /// The locked base: what it is, before a byte of it is fetched.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -286,15 +287,8 @@ impl BaseMaker<'_> {
             .gzip(&folder)
             .await
             .map_err(step)?;
-        if let (Some(descriptor), Some(diff_id)) = (layer.descriptor(), layer.diff_id()) {
-            cache::write_json(
-                Stage::Base,
-                &note,
-                &KnownLayer {
-                    descriptor,
-                    diff_id: diff_id.to_string(),
-                },
-            )?;
+        if let Some(known) = KnownLayer::of(&layer) {
+            cache::write_json(Stage::Base, &note, &known)?;
         }
         Ok(layer)
     }
@@ -354,23 +348,6 @@ async fn read_config(repository: &Repository, manifest: &[u8], reference: &str) 
         }
     }
     Ok(config)
-}
-
-/// What the cache remembers of a compressed layer.
-#[derive(Serialize, Deserialize)]
-struct KnownLayer {
-    descriptor: Descriptor,
-    diff_id: String,
-}
-
-impl KnownLayer {
-    fn open(self, folder: &std::path::Path) -> Option<Layer> {
-        let blob = folder.join(self.descriptor.digest().digest());
-        let diff_id: Digest = self.diff_id.parse().ok()?;
-        let whole = std::fs::metadata(&blob).is_ok_and(|m| m.len() == self.descriptor.size());
-        let content = Content::range(&blob, 0, self.descriptor.size());
-        whole.then(|| Layer::known(self.descriptor, diff_id, move |from| content.open(from)))
-    }
 }
 
 /// A base without Python would fail much later, in words that name neither.

@@ -10,6 +10,7 @@ use crate::base::Base;
 use crate::error::{Error, Result};
 use crate::event::{StageTime, StageTimer};
 use crate::model::{self, FetchedModel};
+use crate::packed::{self, Packed};
 use crate::pipeline::{Observation, Pipeline};
 use crate::publish::Published;
 use crate::recipe::{self, Labels};
@@ -47,12 +48,15 @@ impl Builder<'_> {
         let mut stages = Vec::new();
         let fetched = self.fetch(&mut stages).await?;
         let base = self.base(&mut stages).await?;
-        let model_layers = fetched.layers().to_vec();
+        let model = self.model_layers(&fetched).await?;
+        let packed: Vec<PathBuf> = model.iter().filter_map(|p| p.folder.clone()).collect();
+        let model_layers: Vec<Layer> = model.into_iter().map(|p| p.layer).collect();
         self.test(&base, &model_layers, &mut stages).await?;
         let assembled = self.assemble(base, model_layers, &mut stages).await?;
         let verdict = self.smoke(&assembled, &mut stages).await?;
         let published = self.publish(&assembled, &mut stages).await?;
         let mut used = assembled.roots;
+        used.extend(packed);
         used.extend([fetched.folder().to_owned(), self.seen.source.folder.clone()]);
         Ok(Built {
             published,
@@ -95,6 +99,15 @@ impl Builder<'_> {
         let size: u64 = base.image.layers().iter().map(Layer::len).sum();
         stages.push(timer.finish(format!("{}, {size} bytes", self.seen.base.describe())));
         Ok(base)
+    }
+
+    /// The model's layers as they are stored.
+    async fn model_layers(&self, fetched: &FetchedModel) -> Result<Vec<Packed>> {
+        let mut packed = Vec::new();
+        for layer in fetched.layers() {
+            packed.push(packed::pack(&self.pipeline.cache, layer).await?);
+        }
+        Ok(packed)
     }
 
     async fn test(

@@ -53,10 +53,10 @@ impl Cache {
         Ok(target)
     }
 
-    /// Removes unpacked layers, sources and models that `used` does not name: what one run needed
+    /// Removes unpacked and packed layers, sources and models that `used` does not name: what one run needed
     /// is what the next most likely needs.
     pub(crate) fn keep_only(&self, used: &[PathBuf]) {
-        for name in ["rootfs", "source", "models"] {
+        for name in ["rootfs", "packed", "source", "models"] {
             let Ok(entries) = fs::read_dir(self.root.join(name)) else {
                 continue;
             };

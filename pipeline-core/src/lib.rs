@@ -15,6 +15,7 @@ mod init;
 mod inputs;
 mod model;
 mod offer;
+mod packed;
 mod pipeline;
 pub mod plan;
 mod publish;

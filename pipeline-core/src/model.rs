@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use futures::StreamExt as _;
-use modelship_image_builder::{self as image_builder, Content, Layer, Tree};
+use modelship_image_builder::{
+    self as image_builder, Content, Layer, LayerFile, PlanOptions, plan,
+};
 use modelship_model_store::{ModelFile, ModelStore, ModelVersion};
 
 use crate::Stage;
@@ -13,9 +15,6 @@ use crate::arrival::{self, Announced};
 use crate::cache::{self, Cache};
 use crate::error::{Error, Result};
 use crate::event::StageTimer;
-
-/// A model file at least this large has a layer of its own: it moves and is cached by itself.
-const OWN_LAYER: u64 = 32 * 1024 * 1024;
 
 /// A model version whose files are on this machine, and the layers that hold it.
 #[derive(Clone, Debug)]
@@ -58,7 +57,8 @@ pub(crate) async fn fetch(
         arriving.insert(&file.path, reader);
     }
     // In the order of the layers, so that what arrives is what is hashed next.
-    announced.sort_by_key(|(file, _)| file.size >= OWN_LAYER);
+    let own_layer = PlanOptions::default().own_layer;
+    announced.sort_by_key(|(file, _)| file.size < own_layer);
     let unread = layers(model, mount, |file| {
         let reader = arriving[&file.path].clone();
         Ok(Content::stream(file.size, move |from| reader.open(from)))
@@ -146,32 +146,23 @@ impl FetchedModel {
     }
 }
 
-/// The layers that hold the model below `mount`: one for each large file, one for the rest.
+/// The layers that hold the model below `mount`: one for each large file, then bundles.
 fn layers(
     model: &ModelVersion,
     mount: &str,
     content: impl Fn(&ModelFile) -> image_builder::Result<Content>,
 ) -> Result<Vec<Layer>> {
     let step = |e| Error::step(Stage::Assemble, model.url(), e);
-    let mut bundle = Tree::new();
-    let mut layers = Vec::new();
+    let mount = mount.trim_end_matches('/');
+    let mut files = Vec::with_capacity(model.files().len());
     for file in model.files() {
-        let inside = format!("{}/{}", mount.trim_end_matches('/'), file.path);
         let content = content(file).map_err(step)?;
-        if file.size >= OWN_LAYER {
-            let mut own = Tree::new();
-            own.insert_file(&inside, 0o644, content).map_err(step)?;
-            layers.push(Layer::tree(own).map_err(step)?);
-        } else {
-            bundle.insert_file(&inside, 0o644, content).map_err(step)?;
-        }
-    }
-    if !bundle.is_empty() {
-        layers.insert(0, Layer::tree(bundle).map_err(step)?);
+        files.push(LayerFile::new(format!("{mount}/{}", file.path), content));
     }
     let history = format!("modelship model {} {}", model.name(), model.version());
-    Ok(layers
-        .into_iter()
-        .map(|l| l.with_history(&history))
-        .collect())
+    let mut layers = Vec::new();
+    for tree in plan(files, &PlanOptions::default()).map_err(step)? {
+        layers.push(Layer::tree(tree).map_err(step)?.with_history(&history));
+    }
+    Ok(layers)
 }

@@ -5,8 +5,8 @@
 mod auth;
 mod copies;
 mod deletes;
-mod downgrades;
 mod downgrade;
+mod downgrades;
 mod entra;
 mod faults;
 mod images;
