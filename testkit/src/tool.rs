@@ -46,6 +46,8 @@ pub enum Tool {
     Umoci,
     /// A judge of images, from Debian.
     Podman,
+    /// A judge of archives, from Debian.
+    Bsdtar,
 }
 
 /// How a tool comes to be.
@@ -76,7 +78,7 @@ pub(crate) const KUBERNETES: &str = "1.36.3";
 
 impl Tool {
     /// All tools, in the order in which they are installed.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::DockerRegistry,
         Self::Htpasswd,
         Self::Etcd,
@@ -90,6 +92,7 @@ impl Tool {
         Self::Skopeo,
         Self::Umoci,
         Self::Podman,
+        Self::Bsdtar,
         Self::Azurite,
         Self::Crane,
         Self::Versitygw,
@@ -116,6 +119,7 @@ impl Tool {
             Self::Skopeo => "skopeo",
             Self::Umoci => "umoci",
             Self::Podman => "podman",
+            Self::Bsdtar => "bsdtar",
         }
     }
 
@@ -151,6 +155,7 @@ impl Tool {
             Self::Skopeo => debian("skopeo", "skopeo"),
             Self::Umoci => debian("umoci", "umoci"),
             Self::Podman => debian("podman", "podman"),
+            Self::Bsdtar => debian("libarchive-tools", "bsdtar"),
         }
     }
 

@@ -4,6 +4,7 @@
     reason = "a test that cannot go on stops where it is"
 )]
 
+mod archives;
 mod debian;
 mod debian_machine;
 mod debian_repository;
