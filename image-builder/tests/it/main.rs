@@ -9,5 +9,6 @@ mod debian;
 mod debian_machine;
 mod debian_repository;
 mod judges;
+mod readers;
 mod reproducible;
 mod sample;
