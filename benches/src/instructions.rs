@@ -10,6 +10,7 @@ use bytes::Bytes;
 use clap::{Args, ValueEnum};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use modelship_image_builder::{Image, Layer, Platform, Tree, layout, unpack};
+use modelship_testkit::{Tool, tool};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::process::Command;
@@ -171,14 +172,13 @@ async fn said(words: &[&str]) -> Result<String> {
 
 /// The instructions of one run of a case.
 async fn count(case: Case) -> Result<u64> {
-    let output = Command::new("valgrind")
+    let output = Command::new(tool::path(Tool::Valgrind)?)
         .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
         .arg(std::env::current_exe()?)
         .args(["instructions", "--case", &case.name()])
         .kill_on_drop(true)
         .output()
-        .await
-        .map_err(|error| format!("valgrind (Debian package valgrind): {error}"))?;
+        .await?;
     let text = String::from_utf8_lossy(&output.stderr);
     if !output.status.success() {
         return Err(format!("{} under callgrind: {text}", case.name()).into());

@@ -3,7 +3,7 @@
 mod entry;
 mod scope;
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -55,8 +55,9 @@ pub async fn unpack_image(image: &Image, root: &Path) -> Result<()> {
 /// A directory being unpacked into.
 pub(crate) struct Target {
     root: PathBuf,
-    /// What this layer itself has made, which its own whiteouts must not delete.
-    made: HashSet<PathBuf>,
+    /// What this layer itself has made, which its own whiteouts must not delete; sorted, so that
+    /// what lies below a directory is found at once in a layer of many whiteouts too.
+    made: BTreeSet<PathBuf>,
 }
 
 fn apply(mut archive: Reader<Box<dyn io::Read + Send>>, root: &Path) -> Result<()> {
@@ -66,7 +67,7 @@ fn apply(mut archive: Reader<Box<dyn io::Read + Send>>, root: &Path) -> Result<(
         .map_err(|e| Error::io(STAGE, root, "cannot resolve it", e))?;
     let mut target = Target {
         root,
-        made: HashSet::new(),
+        made: BTreeSet::new(),
     };
     let malformed = |root: &Path, source| {
         let object = root.display().to_string();
@@ -85,5 +86,7 @@ fn apply(mut archive: Reader<Box<dyn io::Read + Send>>, root: &Path) -> Result<(
     archive.drain().map_err(|e| malformed(&target.root, e))
 }
 
+#[cfg(test)]
+mod hostile;
 #[cfg(test)]
 mod tests;

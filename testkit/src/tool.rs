@@ -50,6 +50,10 @@ pub enum Tool {
     Umoci,
     /// A judge of images, from Debian.
     Podman,
+    /// Counts instructions for a benchmark, from Debian.
+    Valgrind,
+    /// A judge of archives, from Debian.
+    Bsdtar,
 }
 
 /// How a tool comes to be.
@@ -85,7 +89,7 @@ const REFERRERS: &str = "0.22.1-1";
 
 impl Tool {
     /// All tools, in the order in which they are installed.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 21] = [
         Self::DockerRegistry,
         Self::Htpasswd,
         Self::Etcd,
@@ -99,6 +103,8 @@ impl Tool {
         Self::Skopeo,
         Self::Umoci,
         Self::Podman,
+        Self::Valgrind,
+        Self::Bsdtar,
         Self::Azurite,
         Self::Crane,
         Self::Versitygw,
@@ -129,6 +135,8 @@ impl Tool {
             Self::Skopeo => "skopeo",
             Self::Umoci => "umoci",
             Self::Podman => "podman",
+            Self::Valgrind => "valgrind",
+            Self::Bsdtar => "bsdtar",
         }
     }
 
@@ -172,6 +180,8 @@ impl Tool {
             Self::Skopeo => debian("skopeo", "skopeo"),
             Self::Umoci => debian("umoci", "umoci"),
             Self::Podman => debian("podman", "podman"),
+            Self::Valgrind => debian("valgrind", "valgrind"),
+            Self::Bsdtar => debian("libarchive-tools", "bsdtar"),
         }
     }
 

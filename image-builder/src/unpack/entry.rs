@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read};
+use std::ops::Bound;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -95,13 +96,18 @@ impl Target {
             return Ok(());
         }
         match fs::symlink_metadata(&path) {
-            Ok(meta) if meta.is_dir() && self.made.iter().any(|made| made.starts_with(&path)) => {
-                self.clear(&path)
-            }
+            Ok(meta) if meta.is_dir() && self.made_below(&path) => self.clear(&path),
             Ok(_) => remove(&path),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(e) => Err(refused(&path, e)),
         }
+    }
+
+    /// Whether this layer has made `dir` or something in it.
+    fn made_below(&self, dir: &Path) -> bool {
+        let from = (Bound::Included(dir), Bound::Unbounded);
+        let mut made = self.made.range::<Path, _>(from);
+        made.next().is_some_and(|made| made.starts_with(dir))
     }
 
     /// Removes from a directory what this layer has not made.
@@ -110,7 +116,7 @@ impl Target {
             let entry = entry.map_err(|e| refused(dir, e))?;
             let path = entry.path();
             let is_dir = entry.file_type().map_err(|e| refused(&path, e))?.is_dir();
-            if is_dir && self.made.iter().any(|made| made.starts_with(&path)) {
+            if is_dir && self.made_below(&path) {
                 self.clear(&path)?;
             } else if !self.made.contains(&path) {
                 remove(&path)?;
@@ -146,7 +152,11 @@ fn make_file(path: &Path, member: &Member, content: &mut impl Read) -> Result<()
         .create_new(true)
         .open(path)
         .map_err(|e| refused(path, e))?;
-    let copied = io::copy(content, &mut file).map_err(|e| refused(path, e))?;
+    let copied = io::copy(content, &mut file).map_err(|e| match e.kind() {
+        // Of the reader, about the archive; the file system has no such error.
+        io::ErrorKind::InvalidData => invalid(path, "its content is damaged").with_source(e),
+        _ => refused(path, e),
+    })?;
     if copied != member.size {
         return Err(invalid(path, "its content ends early"));
     }

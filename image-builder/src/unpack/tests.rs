@@ -15,14 +15,14 @@ use crate::testing::arb_tree;
 use crate::tree::{NodeKind, Tree};
 
 /// A member of a hand-made archive: type, mode, name, link target, content.
-type Raw<'a> = (EntryType, u32, &'a str, &'a str, &'a str);
+pub(super) type Raw<'a> = (EntryType, u32, &'a str, &'a str, &'a str);
 
-const FILE: EntryType = EntryType::Regular;
-const DIR: EntryType = EntryType::Directory;
-const LINK: EntryType = EntryType::Symlink;
-const HARD: EntryType = EntryType::Link;
+pub(super) const FILE: EntryType = EntryType::Regular;
+pub(super) const DIR: EntryType = EntryType::Directory;
+pub(super) const LINK: EntryType = EntryType::Symlink;
+pub(super) const HARD: EntryType = EntryType::Link;
 
-fn archive(members: &[Raw<'_>]) -> Vec<u8> {
+pub(super) fn archive(members: &[Raw<'_>]) -> Vec<u8> {
     let mut out = vec![];
     for (kind, mode, name, link, content) in members {
         let mut header = Header::new_ustar();
@@ -42,14 +42,14 @@ fn archive(members: &[Raw<'_>]) -> Vec<u8> {
     out
 }
 
-fn stored(bytes: Vec<u8>, media_type: MediaType) -> Layer {
+pub(super) fn stored(bytes: Vec<u8>, media_type: MediaType) -> Layer {
     let bytes = Bytes::from(bytes);
     let descriptor = Descriptor::new(media_type, bytes.len() as u64, digest(&bytes));
     let diff_id = digest(&bytes);
     Layer::known(descriptor, diff_id, move |from| of_bytes(&bytes, from))
 }
 
-fn layer(members: &[Raw<'_>]) -> Layer {
+pub(super) fn layer(members: &[Raw<'_>]) -> Layer {
     stored(archive(members), MediaType::ImageLayer)
 }
 

@@ -1,14 +1,15 @@
 //! What tools that share no code with us say about our images and archives.
 
 use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::process::Stdio;
 
 use futures::{StreamExt, TryStreamExt};
 use modelship_image_builder::{Layer, Sealed, layout, unpack_image};
-use modelship_testkit::judge::{Output, crane, podman, skopeo, umoci};
-use modelship_testkit::{DockerRegistry, Judge, Missing, Scratch, Tool, need};
+use modelship_testkit::judge::{crane, podman, skopeo, umoci};
+use modelship_testkit::{DockerRegistry, Judge, Scratch, Tool, need, tool};
 
+use crate::readers::run;
 use crate::sample::{self, FOREIGN, LONG};
 
 /// A layout of one image with an uncompressed model, an uncompressed tree and a gzip layer.
@@ -79,6 +80,12 @@ async fn umoci_unpacks_what_we_unpack() {
     let theirs = sample::listing(&bundle.join("rootfs"));
     let ours = sample::listing(&dir.path().join("root"));
     assert_eq!(ours, theirs);
+    // Two names of one file are that to both.
+    for root in [bundle.join("rootfs"), dir.path().join("root")] {
+        let inode = |name: &str| fs::symlink_metadata(root.join(name)).unwrap().ino();
+        assert_eq!(inode("app/again"), inode(FOREIGN));
+        assert_ne!(inode("app/empty"), inode(FOREIGN));
+    }
     assert!(ours.contains_key(LONG) && ours.contains_key(FOREIGN));
 }
 
@@ -129,25 +136,6 @@ async fn crane_validates_a_compressed_image_in_a_registry() {
         return;
     };
     said.succeeded();
-}
-
-/// Runs a program of the operating system.
-async fn run(program: &str, args: &[&str]) -> Result<Output, Missing> {
-    let command = tokio::process::Command::new(program)
-        .args(args)
-        .env("LC_ALL", "C.UTF-8")
-        .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .output();
-    let output = command.await.map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => Missing::absent(program, error),
-        _ => Missing::broken(program, error),
-    })?;
-    Ok(Output {
-        status: output.status,
-        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-    })
 }
 
 #[tokio::test]
@@ -236,4 +224,15 @@ async fn files_beyond_eight_gibibytes_are_read_by_others() {
     };
     let last = format!("models/huge {len}");
     assert_eq!(listed.succeeded().lines().last(), Some(last.as_str()));
+    let Some(bsdtar) = need(tool::path(Tool::Bsdtar)) else {
+        return;
+    };
+    let listed = run(bsdtar.to_str().unwrap(), &["-tvf", file])
+        .await
+        .unwrap();
+    let text = listed.succeeded();
+    assert!(
+        text.contains(&format!(" {len} ")) && text.contains("models/huge"),
+        "{text}"
+    );
 }

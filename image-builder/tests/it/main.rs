@@ -4,11 +4,13 @@
     reason = "a test that cannot go on stops where it is"
 )]
 
+mod archives;
 mod compression;
 mod debian;
 mod debian_machine;
 mod debian_repository;
 mod determinism;
 mod judges;
+mod readers;
 mod reproducible;
 mod sample;

@@ -67,8 +67,21 @@ pub(crate) async fn bytes(stream: ByteStream) -> Vec<u8> {
     parts.concat()
 }
 
-/// A directory as path → (mode, content or link target). Hard links appear as files.
-pub(crate) fn listing(root: &Path) -> BTreeMap<String, (u32, Vec<u8>)> {
+/// A tree of small files.
+pub(crate) fn files(files: &[(&str, &str)]) -> Tree {
+    let mut tree = Tree::new();
+    for (path, content) in files {
+        tree.insert_bytes(path, 0o644, (*content).to_owned())
+            .unwrap();
+    }
+    tree
+}
+
+/// A directory as path → (mode, content or link target).
+pub(crate) type Listing = BTreeMap<String, (u32, Vec<u8>)>;
+
+/// Lists a directory. Hard links appear as files.
+pub(crate) fn listing(root: &Path) -> Listing {
     let mut found = BTreeMap::new();
     let mut ahead = vec![root.to_owned()];
     while let Some(dir) = ahead.pop() {
