@@ -2,8 +2,9 @@
 //! # Map of the crate
 //!
 //! `repository` is the front door; `upload` moves a blob in one pass; `pull` reads one back;
-//! `copy`, `referrers`, `artifact` and `delete` are built on these; `auth` answers challenges; `transport` signs requests, `net` sends them, `endpoint` knows
-//! which addresses may be trusted.
+//! `copy`, `referrers`, `artifact` and `delete` are built on these; `auth` answers challenges;
+//! `transport` signs requests, `net` sends them, `endpoint` knows which addresses may be trusted;
+//! `interop` hands over to `oci-client`.
 
 mod artifact;
 mod auth;
@@ -12,6 +13,7 @@ mod copy;
 mod delete;
 mod endpoint;
 mod error;
+mod interop;
 mod json;
 mod manifest;
 mod net;

@@ -23,7 +23,6 @@
 
 use modelship_registry::{Credentials, Event, Platform};
 use modelship_testkit::{DockerRegistry, need};
-use oci_client::client::{Client, ClientConfig, ClientProtocol};
 use oci_client::secrets::RegistryAuth;
 use serde_json::json;
 
@@ -193,27 +192,35 @@ async fn an_index_keeps_its_bytes() {
 
 #[tokio::test]
 async fn oci_client_reads_what_was_pushed() {
-    let Some(registry) = need(DockerRegistry::open().await) else {
-        return;
-    };
-    let repository = repository(&registry.host(), Credentials::anonymous());
-    let pinned = image(&repository).await;
-    repository.tag(&pinned, "1").await.unwrap();
-    let client = Client::try_from(ClientConfig {
-        protocol: ClientProtocol::Http,
-        ..ClientConfig::default()
-    })
-    .unwrap();
-    let reference = format!("{}:1", repository.name()).parse().unwrap();
-    let (manifest, found) = client
-        .pull_image_manifest(&reference, &RegistryAuth::Anonymous)
-        .await
-        .unwrap();
-    assert_eq!(found, pinned.digest().to_string());
-    let mut layer = Vec::new();
-    client
-        .pull_blob(&reference, &manifest.layers[0], &mut layer)
-        .await
-        .unwrap();
-    assert_eq!(layer, noise(2000, 3));
+    for secured in [false, true] {
+        let started = match secured {
+            true => DockerRegistry::tls_htpasswd().await,
+            false => DockerRegistry::open().await,
+        };
+        let Some(registry) = need(started) else {
+            return;
+        };
+        let options = RegistryOptions {
+            extra_ca_pem: Vec::from_iter(registry.ca_pem().map(|pem| pem.as_bytes().to_vec())),
+            ..options()
+        };
+        let auth = match (registry.username(), registry.password()) {
+            (Some(user), Some(password)) => RegistryAuth::Basic(user.into(), password.into()),
+            _ => RegistryAuth::Anonymous,
+        };
+        let name = format!("{}/team/app", registry.host());
+        let repository = Repository::new(&name, auth.into(), options).unwrap();
+        let pinned = image(&repository).await;
+        repository.tag(&pinned, "1").await.unwrap();
+        let (client, auth) = repository.oci_client().await.unwrap();
+        assert_eq!(matches!(auth, RegistryAuth::Basic(..)), secured);
+        let reference = format!("{name}:1").parse().unwrap();
+        let found = client.pull_image_manifest(&reference, &auth).await;
+        let (manifest, found) = found.unwrap();
+        assert_eq!(found, pinned.digest().to_string());
+        let mut layer = Vec::new();
+        let pulled = client.pull_blob(&reference, &manifest.layers[0], &mut layer);
+        pulled.await.unwrap();
+        assert_eq!(layer, noise(2000, 3));
+    }
 }
