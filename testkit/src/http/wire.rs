@@ -98,10 +98,10 @@ impl Reader<'_> {
                 return Err(io::Error::other("the head is too long"));
             }
             if self.fill().await? == 0 {
-                return match self.inbox.is_empty() {
-                    true => Ok(None),
-                    false => Err(io::ErrorKind::UnexpectedEof.into()),
-                };
+                if self.inbox.is_empty() {
+                    return Ok(None);
+                }
+                return Err(io::ErrorKind::UnexpectedEof.into());
             }
         }
     }
