@@ -1,6 +1,7 @@
 //! The fault proxy in front of a real registry: what passes, and what each fault does.
 
 mod answers;
+mod known;
 mod push;
 mod seeded;
 mod strict;

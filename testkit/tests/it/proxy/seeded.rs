@@ -127,8 +127,7 @@ async fn push(bench: &Bench, body: &[u8]) -> Option<usize> {
 }
 
 /// One plan; how many faults struck.
-async fn survive(registry: &Arc<DockerRegistry>, seed: u64) -> Option<usize> {
-    let plan = Plan::seeded(seed, SIZE as u64);
+async fn survive(registry: &Arc<DockerRegistry>, seed: u64, plan: Plan) -> Option<usize> {
     let bench = Bench::before(registry, plan.clone()).await?;
     let body = [vec![7; SIZE], seed.to_be_bytes().to_vec()].concat();
     let pushed = push(&bench, &body).await;
@@ -151,6 +150,18 @@ async fn survive(registry: &Arc<DockerRegistry>, seed: u64) -> Option<usize> {
     Some(applied.len())
 }
 
+/// The registry is open and takes no notice of credentials: it is the proxy that refuses.
+#[tokio::test]
+async fn so_it_does_when_it_is_refused() {
+    let Some(registry) = need(DockerRegistry::open().await).map(Arc::new) else {
+        return;
+    };
+    for seed in 120..150 {
+        let plan = Plan::seeded_with_auth(seed, SIZE as u64);
+        survive(&registry, seed, plan).await;
+    }
+}
+
 async fn survive_all(edition: Edition, seeds: Range<u64>) {
     let registry = DockerRegistry::start(edition, Security::Open).await;
     let Some(registry) = need(registry).map(Arc::new) else {
@@ -158,7 +169,9 @@ async fn survive_all(edition: Edition, seeds: Range<u64>) {
     };
     let (mut struck, plans) = (0, usize::try_from(seeds.end - seeds.start).unwrap());
     for seed in seeds {
-        struck += survive(&registry, seed).await.unwrap_or_default();
+        struck += survive(&registry, seed, Plan::seeded(seed, SIZE as u64))
+            .await
+            .unwrap_or_default();
     }
     assert!(struck > plans, "only {struck} faults struck");
 }
