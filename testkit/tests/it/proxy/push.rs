@@ -201,3 +201,13 @@ async fn faults_count_their_own_requests() {
     }
     assert_eq!(seen, [404, 404, 500, 404, 500, 404]);
 }
+
+#[tokio::test]
+async fn a_delayed_request_passes() {
+    let what = What::Delay(Duration::from_millis(10));
+    let Some(bench) = Bench::one(On::Any, what.clone()).await else {
+        return;
+    };
+    bench.push(b"blob").await;
+    assert_eq!(bench.applied(), [what]);
+}

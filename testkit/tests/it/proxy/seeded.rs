@@ -156,7 +156,7 @@ async fn so_it_does_when_it_is_refused() {
     let Some(registry) = need(DockerRegistry::open().await).map(Arc::new) else {
         return;
     };
-    for seed in 120..150 {
+    for seed in 80..100 {
         let plan = Plan::seeded_with_auth(seed, SIZE as u64);
         survive(&registry, seed, plan).await;
     }
@@ -178,10 +178,10 @@ async fn survive_all(edition: Edition, seeds: Range<u64>) {
 
 #[tokio::test]
 async fn a_client_by_the_book_survives_and_is_not_blamed() {
-    survive_all(Edition::Debian, 0..60).await;
+    survive_all(Edition::Debian, 0..40).await;
 }
 
 #[tokio::test]
 async fn so_it_does_with_the_current_edition() {
-    survive_all(Edition::Distribution3, 60..120).await;
+    survive_all(Edition::Distribution3, 40..80).await;
 }
