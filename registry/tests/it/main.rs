@@ -15,3 +15,4 @@ mod real;
 mod referrers;
 mod secrets;
 mod server;
+mod tokens;
