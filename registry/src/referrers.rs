@@ -141,13 +141,12 @@ impl Repository {
         let mut kept = Vec::new();
         for mut entry in listed {
             let said = entry.artifact_type().as_ref().map(MediaType::to_string);
-            let kind = match said.filter(|said| said != EMPTY_TYPE) {
-                Some(said) => Some(said),
-                None => {
-                    let (bytes, _) = self.manifest(entry.digest().as_ref()).await?;
-                    let head = self.head(&bytes, entry.digest())?;
-                    head.kind().map(str::to_owned)
-                }
+            let kind = if let Some(said) = said.filter(|said| said != EMPTY_TYPE) {
+                Some(said)
+            } else {
+                let (bytes, _) = self.manifest(entry.digest().as_ref()).await?;
+                let head = self.head(&bytes, entry.digest())?;
+                head.kind().map(str::to_owned)
             };
             if kind.as_deref() == Some(wanted) {
                 entry.set_artifact_type(Some(wanted.into()));
