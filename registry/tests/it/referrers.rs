@@ -150,7 +150,7 @@ async fn a_filter_is_the_registrys_or_ours() {
                 .iter()
                 .find(|text| seen.target.ends_with(digest(text.as_bytes()).as_ref()));
             return found.map_or(Reply::status(404), |text| {
-                Reply::Answer(200, Vec::new(), text.to_string().into_bytes())
+                Reply::Answer(200, Vec::new(), text.as_bytes().to_vec())
             });
         }
         let entries = [
