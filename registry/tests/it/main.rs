@@ -5,10 +5,10 @@
 mod auth;
 mod copies;
 mod deletes;
-mod downgrade;
 mod entra;
 mod faults;
 mod images;
+mod leaving_tls;
 mod oci_client_defects;
 mod pulls;
 mod real;
