@@ -292,6 +292,35 @@ async fn a_stored_identity_token_and_those_without_any() {
 }
 
 #[tokio::test]
+async fn an_account_that_may_only_read_is_told_so() {
+    for edition in EDITIONS {
+        let issuer = issuer(Options {
+            grant: |scope, _| {
+                let may = |action: &&String| *action == "pull";
+                scope.actions.iter().filter(may).cloned().collect()
+            },
+            ..Options::default()
+        })
+        .await;
+        let Some(registry) = registry(edition, &issuer).await else {
+            return;
+        };
+        let repository = repository(&registry.host(), known());
+        assert_eq!(repository.resolve("1").await.unwrap(), None);
+        let data = noise(1000, 1);
+        let error = repository
+            .push_blob(&source(&data, data.len()), &|_| {})
+            .await
+            .unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Forbidden, "{error:?}");
+        assert!(error.hint().unwrap().contains("pull and push"));
+        let error = repository.delete_blob(&digest(&data)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Forbidden, "{error:?}");
+        assert!(error.hint().unwrap().contains("delete"));
+    }
+}
+
+#[tokio::test]
 async fn more_than_a_thousand_tags_are_listed() {
     let Some(registry) = need(DockerRegistry::start(Edition::Distribution3, Security::Open).await)
     else {
