@@ -1,4 +1,4 @@
-//! The faults in which the proxy answers by itself.
+//! The faults that strike a request before it goes on: most are answers of the proxy's own.
 
 use std::io;
 
@@ -18,10 +18,7 @@ impl Turn<'_> {
     pub(super) async fn answer_itself(&mut self, client: &mut Wire) -> io::Result<Option<Next>> {
         for what in self.faults.clone() {
             let Some((status, fields, early)) = self.reply_of(&what).await? else {
-                if what == What::MountRefused && self.route.kind == Kind::Mount {
-                    self.apply(&what);
-                    self.drop_query();
-                }
+                self.prepare(&what).await;
                 continue;
             };
             if !early {
@@ -31,6 +28,21 @@ impl Turn<'_> {
             return self.reply(client, status, fields, early).await.map(Some);
         }
         Ok(None)
+    }
+
+    /// The faults in which the request goes on, later or changed.
+    async fn prepare(&mut self, what: &What) {
+        match what {
+            What::MountRefused if self.route.kind == Kind::Mount => {
+                self.apply(what);
+                self.drop_query();
+            }
+            What::Delay(time) => {
+                self.apply(what);
+                tokio::time::sleep(*time).await;
+            }
+            _ => {}
+        }
     }
 
     /// Status, fields, and whether the body is not waited for.

@@ -37,6 +37,8 @@ pub enum What {
         /// How long nothing happens.
         time: Duration,
     },
+    /// The request waits that long before it goes on.
+    Delay(Duration),
     /// The registry gets the whole request and answers; the client's connection is reset instead.
     LoseAnswer,
     /// The proxy answers; the registry never sees the request.

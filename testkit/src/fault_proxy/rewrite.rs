@@ -45,6 +45,7 @@ pub(super) fn rewrite(turn: &Turn<'_>, answer: &mut Answer) -> Vec<What> {
 }
 
 /// The forms of a `Location`.
+#[derive(Clone, Copy)]
 enum Form {
     Path,
     Last,

@@ -169,66 +169,28 @@ mod tests {
 
     #[test]
     fn end_points_are_told_apart() {
-        for (method, target, kind, name, last) in [
-            ("GET", "/v2/", Kind::Ping, "", ""),
-            (
-                "POST",
-                "/v2/a/b/blobs/uploads/",
-                Kind::OpenSession,
-                "a/b",
-                "",
-            ),
-            (
-                "POST",
-                "/v2/a/blobs/uploads/?mount=sha256%3Aaa&from=b",
-                Kind::Mount,
-                "a",
-                "",
-            ),
-            (
-                "POST",
-                "/v2/a/blobs/uploads/?digest=x",
-                Kind::SinglePost,
-                "a",
-                "",
-            ),
-            (
-                "PATCH",
-                "/v2/a/blobs/uploads/u-1?_state=z",
-                Kind::Patch,
-                "a",
-                "u-1",
-            ),
-            (
-                "PUT",
-                "/v2/a/blobs/uploads/u-1?digest=z",
-                Kind::Commit,
-                "a",
-                "u-1",
-            ),
-            ("GET", "/v2/a/blobs/uploads/u-1", Kind::Status, "a", "u-1"),
-            (
-                "HEAD",
-                "/v2/blobs/blobs/sha256:aa",
-                Kind::HeadBlob,
-                "blobs",
-                "sha256:aa",
-            ),
-            ("PUT", "/v2/a/manifests/1.0", Kind::PutManifest, "a", "1.0"),
-            ("GET", "/v2/a/tags/list?n=1", Kind::Tags, "a", ""),
-            (
-                "GET",
-                "/v2/a/referrers/sha256:aa",
-                Kind::Referrers,
-                "a",
-                "sha256:aa",
-            ),
-            ("POST", "/oauth2/token", Kind::Token, "", ""),
-            ("GET", "/metrics", Kind::Other, "", ""),
-        ] {
-            let route = Route::of(method, target);
-            let seen = (route.kind, route.name.as_str(), route.last.as_str());
-            assert_eq!(seen, (kind, name, last), "{method} {target}");
+        let table = "
+            GET /v2/ Ping
+            POST /v2/a/b/blobs/uploads/ OpenSession a/b
+            POST /v2/a/blobs/uploads/?mount=sha256%3Aaa&from=b Mount a
+            POST /v2/a/blobs/uploads/?digest=x SinglePost a
+            PATCH /v2/a/blobs/uploads/u-1?_state=z Patch a u-1
+            PUT /v2/a/blobs/uploads/u-1?digest=z Commit a u-1
+            GET /v2/a/blobs/uploads/u-1 Status a u-1
+            DELETE /v2/a/blobs/uploads/u-1 Cancel a u-1
+            HEAD /v2/blobs/blobs/sha256:aa HeadBlob blobs sha256:aa
+            PUT /v2/a/manifests/1.0 PutManifest a 1.0
+            GET /v2/a/tags/list?n=1 Tags a
+            GET /v2/a/referrers/sha256:aa Referrers a sha256:aa
+            POST /oauth2/token Token
+            GET /metrics Other";
+        for line in table.lines().skip(1) {
+            let mut words = line.split_whitespace();
+            let mut next = || words.next().unwrap_or_default();
+            let route = Route::of(next(), next());
+            let kind = format!("{:?}", route.kind);
+            let expected = [next(), next(), next()];
+            assert_eq!([&kind, &*route.name, &route.last], expected, "{line}");
         }
         let mount = Route::of("POST", "/v2/a/blobs/uploads/?mount=sha256%3Aaa&from=b");
         assert_eq!(mount.query("mount"), Some("sha256:aa"));

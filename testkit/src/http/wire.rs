@@ -93,15 +93,23 @@ impl Reader<'_> {
             if let Some(at) = found {
                 return Ok(Some(self.inbox.split_to(seen + at + 4).freeze()));
             }
+            // Clients try TLS first where they may: they wait for a refusal.
+            if self
+                .inbox
+                .first()
+                .is_some_and(|first| !first.is_ascii_graphic())
+            {
+                return Err(io::Error::other("this is not HTTP"));
+            }
             seen = self.inbox.len().saturating_sub(3);
             if seen > HEAD_BYTES {
                 return Err(io::Error::other("the head is too long"));
             }
             if self.fill().await? == 0 {
-                return match self.inbox.is_empty() {
-                    true => Ok(None),
-                    false => Err(io::ErrorKind::UnexpectedEof.into()),
-                };
+                if self.inbox.is_empty() {
+                    return Ok(None);
+                }
+                return Err(io::ErrorKind::UnexpectedEof.into());
             }
         }
     }

@@ -108,6 +108,13 @@ impl Asked {
     }
 }
 
+/// Who asks for a token.
+enum Who {
+    Refused,
+    Nobody,
+    User(String),
+}
+
 impl Issuing {
     fn answer(&self, request: &Request, form: &[u8]) -> (u16, Value) {
         let asked = Asked::read(request, form);
@@ -131,12 +138,11 @@ impl Issuing {
         }
         let refused = (401, error("UNAUTHORIZED", "authentication required"));
         match asked.path.as_str() {
-            "/token" | "/oauth2/token" => {
-                let Some(user) = self.user(asked) else {
-                    return refused;
-                };
-                self.issue(asked, user.as_deref())
-            }
+            "/token" | "/oauth2/token" => match self.who(asked) {
+                Who::Refused => refused,
+                Who::Nobody => self.issue(asked, None),
+                Who::User(user) => self.issue(asked, Some(&user)),
+            },
             "/oauth2/exchange" if asked.post => {
                 let known = asked.field("access_token") == Some(self.aad_token.as_str());
                 let named = asked.field("service") == Some(super::SERVICE);
@@ -150,27 +156,27 @@ impl Issuing {
         }
     }
 
-    /// Who asks: nobody known, somebody not named, or a user.
-    fn user(&self, asked: &Asked) -> Option<Option<String>> {
-        let known = |user: &str, password: &str| {
-            let users = &mut self.options.users.iter();
-            let same = users.any(|(name, secret)| name == user && secret == password);
-            let token = password == self.refresh_token && user == NULL_GUID;
-            (same || token).then(|| Some(user.to_owned()))
-        };
+    fn who(&self, asked: &Asked) -> Who {
+        let field = |name| asked.field(name).unwrap_or_default();
         match asked.credentials() {
-            Credentials::None => self.options.anonymous.then_some(None),
+            Credentials::None if self.options.anonymous => Who::Nobody,
+            Credentials::None | Credentials::AccessToken => Who::Refused,
             Credentials::Basic => {
-                let (user, password) = asked.authorization.as_ref()?;
-                known(user, password)
+                let (user, password) = asked.authorization.clone().unwrap_or_default();
+                self.known(&user, &password)
             }
-            Credentials::Password => known(asked.field("username")?, asked.field("password")?),
-            Credentials::RefreshToken => {
-                let same = asked.field("refresh_token") == Some(self.refresh_token.as_str());
-                same.then(|| Some("bearer".to_owned()))
-            }
-            Credentials::AccessToken => None,
+            Credentials::Password => self.known(field("username"), field("password")),
+            Credentials::RefreshToken => self.known(NULL_GUID, field("refresh_token")),
         }
+    }
+
+    fn known(&self, user: &str, password: &str) -> Who {
+        let users = &mut self.options.users.iter();
+        let same = users.any(|(name, secret)| name == user && secret == password);
+        if same || (user == NULL_GUID && password == self.refresh_token) {
+            return Who::User(user.to_owned());
+        }
+        Who::Refused
     }
 
     fn issue(&self, asked: &Asked, user: Option<&str>) -> (u16, Value) {

@@ -229,10 +229,7 @@ fn grammar(route: &Route) -> Vec<Finding> {
             digest("Pulling blobs", &route.last, &mut found);
         }
         Kind::GetManifest | Kind::HeadManifest | Kind::PutManifest | Kind::DeleteManifest => {
-            if !grammar::is_tag(&route.last) && !grammar::is_digest(&route.last) {
-                let text = format!("{:?} is neither a tag nor a digest", route.last);
-                found.push(Finding::new(PULL, text));
-            }
+            reference(PULL, &route.last, &mut found);
         }
         Kind::Mount => digest(
             "Mounting a blob from another repository",
@@ -251,6 +248,13 @@ fn grammar(route: &Route) -> Vec<Finding> {
 fn digest(section: &'static str, digest: &str, found: &mut Vec<Finding>) {
     if !grammar::is_digest(digest) {
         let text = format!("{digest:?} is not a digest");
+        found.push(Finding::new(section, text));
+    }
+}
+
+fn reference(section: &'static str, reference: &str, found: &mut Vec<Finding>) {
+    if !grammar::is_tag(reference) && !grammar::is_digest(reference) {
+        let text = format!("{reference:?} is neither a tag nor a digest");
         found.push(Finding::new(section, text));
     }
 }

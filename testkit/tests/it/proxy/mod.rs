@@ -1,9 +1,12 @@
 //! The fault proxy in front of a real registry: what passes, and what each fault does.
 
 mod answers;
+mod known;
 mod push;
 mod seeded;
 mod strict;
+
+use std::sync::Arc;
 
 use modelship_testkit::fault_proxy::{Fault, Plan, What};
 use modelship_testkit::{DockerRegistry, FaultProxy, need};
@@ -13,13 +16,17 @@ use sha2::{Digest, Sha256};
 /// A registry, a proxy in front of it, and a client that only does what it is told.
 struct Bench {
     proxy: FaultProxy,
-    registry: DockerRegistry,
+    registry: Arc<DockerRegistry>,
     client: reqwest::Client,
 }
 
 impl Bench {
     async fn new(plan: Plan) -> Option<Self> {
         let registry = need(DockerRegistry::open().await)?;
+        Self::before(&Arc::new(registry), plan).await
+    }
+
+    async fn before(registry: &Arc<DockerRegistry>, plan: Plan) -> Option<Self> {
         let proxy = need(FaultProxy::start(&registry.url(), plan).await)?;
         let client = reqwest::Client::builder()
             .no_proxy()
@@ -29,7 +36,7 @@ impl Bench {
             .unwrap();
         Some(Self {
             proxy,
-            registry,
+            registry: Arc::clone(registry),
             client,
         })
     }
@@ -46,9 +53,10 @@ impl Bench {
         headers: &[(&str, &str)],
         body: Vec<u8>,
     ) -> reqwest::Result<Response> {
-        let url = match target.starts_with('/') {
-            true => format!("{}{target}", self.proxy.url()),
-            false => target.to_owned(),
+        let url = if target.starts_with('/') {
+            format!("{}{target}", self.proxy.url())
+        } else {
+            target.to_owned()
         };
         let method = Method::from_bytes(method.as_bytes()).unwrap();
         let empty = body.is_empty() && (method == "POST" || method == "PUT");

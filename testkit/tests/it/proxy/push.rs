@@ -201,3 +201,43 @@ async fn faults_count_their_own_requests() {
     }
     assert_eq!(seen, [404, 404, 500, 404, 500, 404]);
 }
+
+#[tokio::test]
+async fn a_delayed_request_passes() {
+    let what = What::Delay(Duration::from_millis(10));
+    let Some(bench) = Bench::one(On::Any, what.clone()).await else {
+        return;
+    };
+    bench.push(b"blob").await;
+    assert_eq!(bench.applied(), [what]);
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_leaves_a_part_and_a_proxy_that_is_dropped_leaves_nothing() {
+    let Some(bench) = Bench::new(Plan::none()).await else {
+        return;
+    };
+    let start = bench.open().await;
+    let pieces = futures::stream::iter([Ok::<_, std::io::Error>(vec![7_u8; 1000])]);
+    let body = futures::StreamExt::chain(pieces, futures::stream::pending());
+    let request = bench.client.patch(start);
+    let sent = request.body(reqwest::Body::wrap_stream(body)).send();
+    let sent = tokio::spawn(sent);
+    for _ in 0..1000 {
+        if bench.proxy.body_bytes() == 1000 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    sent.abort();
+    assert_eq!(bench.proxy.body_bytes(), 1000);
+    let host = bench.proxy.host();
+    drop(bench);
+    for _ in 0..1000 {
+        if tokio::net::TcpStream::connect(&host).await.is_err() {
+            return;
+        }
+        tokio::task::yield_now().await;
+    }
+    panic!("{host} still answers");
+}
