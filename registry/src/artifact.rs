@@ -18,7 +18,7 @@ use crate::repository::Repository;
 use crate::upload;
 
 pub(crate) const STAGE: &str = "push artifact";
-const EMPTY_TYPE: &str = "application/vnd.oci.empty.v1+json";
+pub(crate) const EMPTY_TYPE: &str = "application/vnd.oci.empty.v1+json";
 const EMPTY: &[u8] = b"{}";
 
 /// An artifact to push: a type, blobs, annotations, and what it refers to.

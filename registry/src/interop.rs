@@ -56,7 +56,10 @@ impl Repository {
         // With no proxy set the client would read the environment; this proxy is never used.
         let (proxy, exempt) = match &options.proxy {
             Some(proxy) => (proxy.clone(), options.no_proxy.clone()),
-            None => ("http://none.invalid".to_owned(), Some(EVERY_HOST.to_owned())),
+            None => (
+                "http://none.invalid".to_owned(),
+                Some(EVERY_HOST.to_owned()),
+            ),
         };
         Ok(ClientConfig {
             protocol: if self.transport.endpoint.is_http() {

@@ -10,7 +10,7 @@ use reqwest::Response;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::artifact::plain;
+use crate::artifact::{EMPTY_TYPE, plain};
 use crate::error::{Error, ErrorKind, Result};
 use crate::json;
 use crate::manifest;
@@ -134,18 +134,22 @@ impl Repository {
         Ok(index.manifests)
     }
 
-    /// Those of `wanted` type. An entry that does not say its type, as Azure Container Registry
-    /// lists them, is looked up.
+    /// Those of `wanted` type. An entry is looked up when it does not say its type, as those of
+    /// Azure Container Registry, or gives that of an empty config, as those of
+    /// go-containerregistry.
     async fn filter(&self, listed: Vec<Descriptor>, wanted: &str) -> Result<Vec<Descriptor>> {
         let mut kept = Vec::new();
-        for entry in listed {
-            let fits = if let Some(said) = entry.artifact_type() {
-                said.to_string() == wanted
+        for mut entry in listed {
+            let said = entry.artifact_type().as_ref().map(MediaType::to_string);
+            let kind = if let Some(said) = said.filter(|said| said != EMPTY_TYPE) {
+                Some(said)
             } else {
                 let (bytes, _) = self.manifest(entry.digest().as_ref()).await?;
-                self.head(&bytes, entry.digest())?.kind() == Some(wanted)
+                let head = self.head(&bytes, entry.digest())?;
+                head.kind().map(str::to_owned)
             };
-            if fits {
+            if kind.as_deref() == Some(wanted) {
+                entry.set_artifact_type(Some(wanted.into()));
                 kept.push(entry);
             }
         }

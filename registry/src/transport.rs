@@ -80,7 +80,7 @@ impl Transport {
                         .refused(&used, response.headers(), call.scope)
                         .await;
                     if !again || signatures == SIGNATURES_MAX {
-                        return Err(self.auth.unauthorized(call.stage));
+                        return Err(self.auth.denied(call.stage, response.headers()));
                     }
                     signatures += 1;
                 }
@@ -184,16 +184,18 @@ struct Entry {
     message: String,
 }
 
+/// Words of a registry that are longer are left out: they may be a token it echoes.
+const WORD_MAX: usize = 120;
+
 /// Code and message of the first error in an error body (distribution-spec, error codes),
-/// printable and short.
+/// printable and short, without what may be a secret.
 fn registry_words(body: &[u8]) -> Option<String> {
     let envelope: Envelope = serde_json::from_slice(body).ok()?;
     let first = envelope.errors.into_iter().next()?;
     let clean = |text: &str, limit: usize| -> String {
-        text.chars()
-            .filter(|letter| !letter.is_control())
-            .take(limit)
-            .collect()
+        let text: String = text.chars().filter(|letter| !letter.is_control()).collect();
+        let words: Vec<&str> = text.split(' ').map(harmless).collect();
+        words.join(" ").chars().take(limit).collect()
     };
     let code = clean(&first.code, 40);
     let message = clean(&first.message, 200);
@@ -204,6 +206,17 @@ fn registry_words(body: &[u8]) -> Option<String> {
     })
 }
 
+/// A word without the query of a URL and without its user, and no word that is long.
+fn harmless(word: &str) -> &str {
+    let word = word.split(['?', '#']).next().unwrap_or_default();
+    let has_user = word.contains("://") && word.contains('@');
+    if has_user || word.len() > WORD_MAX {
+        "…"
+    } else {
+        word
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -212,6 +225,14 @@ mod tests {
     fn the_registrys_words_are_cleaned() {
         let body = b"{\"errors\":[{\"code\":\"DENIED\",\"message\":\"no\\u001b[31m \\nway\",\"detail\":{}}]}";
         assert_eq!(registry_words(body).unwrap(), "DENIED (no[31m way)");
+        let body = format!(
+            r#"{{"errors":[{{"code":"X","message":"bad token {} at https://s.invalid/b?sig=hunter2 of https://me:hunter2@s.invalid"}}]}}"#,
+            "ey".repeat(61)
+        );
+        assert_eq!(
+            registry_words(body.as_bytes()).unwrap(),
+            "X (bad token … at https://s.invalid/b of …)"
+        );
         assert_eq!(registry_words(b"<html>"), None);
         assert_eq!(registry_words(br#"{"errors":[]}"#), None);
     }

@@ -34,6 +34,21 @@ impl Challenge {
     }
 }
 
+/// Whether a refusal says that the token is good, but not for this (RFC 6750 3.1).
+pub(crate) fn is_insufficient(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(WWW_AUTHENTICATE).iter();
+    let mut texts = values.filter_map(|value| value.to_str().ok());
+    texts.any(|text| {
+        split_outside_quotes(text).into_iter().any(|item| {
+            let (_, parameter) = scheme_and_rest(item.trim());
+            parameter.split_once('=').is_some_and(|(key, value)| {
+                key.trim().eq_ignore_ascii_case("error")
+                    && unquote(value.trim()) == "insufficient_scope"
+            })
+        })
+    })
+}
+
 /// Parses one header value, which may hold several challenges; unknown schemes are skipped.
 fn parse(text: &str) -> Vec<Challenge> {
     let mut found: Vec<(String, Vec<(String, String)>)> = Vec::new();
@@ -191,5 +206,20 @@ mod tests {
             let header = format!("Bearer realm=\"{}\",service=\"{}\"", quote(&realm), quote(&service));
             prop_assert_eq!(parse(&header), [bearer(&realm, Some(&service))]);
         }
+    }
+
+    #[test]
+    fn a_token_that_does_not_reach_is_told_from_a_bad_one() {
+        let of = |text: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(WWW_AUTHENTICATE, text.parse().unwrap());
+            is_insufficient(&headers)
+        };
+        assert!(of(
+            r#"Bearer realm="https://r.invalid/token",scope="repository:a:pull,push",error="insufficient_scope""#
+        ));
+        assert!(of(r#"Bearer error=insufficient_scope, realm="x""#));
+        assert!(!of(r#"Bearer realm="x",error="invalid_token""#));
+        assert!(!of(r#"Bearer realm="x",scope="error=insufficient_scope""#));
     }
 }

@@ -199,6 +199,15 @@ impl Auth {
         }
     }
 
+    /// The error for a 401 with these headers that signing anew did not cure: some registries
+    /// say by it that the credentials are known but may not do this.
+    pub(crate) fn denied(&self, stage: &'static str, headers: &HeaderMap) -> Error {
+        if !self.credentials.is_anonymous() && challenge::is_insufficient(headers) {
+            return self.forbidden(stage);
+        }
+        self.unauthorized(stage)
+    }
+
     /// The error for a 401 that signing anew did not cure.
     pub(crate) fn unauthorized(&self, stage: &'static str) -> Error {
         let registry = self.endpoint.registry();
@@ -217,8 +226,13 @@ impl Auth {
     /// The error for a 403.
     pub(crate) fn forbidden(&self, stage: &'static str) -> Error {
         let detail = format!("{} may not do this", self.credentials.source());
-        Error::new(ErrorKind::Forbidden, stage, self.endpoint.name(), detail)
-            .with_hint("grant the account pull and push on this repository")
+        Error::new(ErrorKind::Forbidden, stage, self.endpoint.name(), detail).with_hint(
+            if stage.starts_with("delete") {
+                "grant the account the right to delete in this repository"
+            } else {
+                "grant the account pull and push on this repository"
+            },
+        )
     }
 }
 

@@ -5,7 +5,8 @@ use futures::TryStreamExt as _;
 use modelship_registry::{
     Blob, Credentials, Descriptor, ErrorKind, Event, Manifest, PinnedReference, Repository,
 };
-use modelship_testkit::{DockerRegistry, need};
+use modelship_testkit::fault_proxy::{Fault, Kind, On, Plan, What};
+use modelship_testkit::{DockerRegistry, FaultProxy, need};
 use serde_json::{Value, json};
 
 use crate::images::{Events, LAYER, digest, noise, options, repository, source};
@@ -211,6 +212,50 @@ async fn what_refers_to_an_image_comes_along() {
         let found = target.referrers(subject.digest(), None).await.unwrap();
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].digest(), expected.digest());
+    }
+}
+
+#[tokio::test]
+async fn breaks_on_both_sides_are_gone_over() {
+    let (Some(from), Some(to)) = (
+        need(DockerRegistry::open().await),
+        need(DockerRegistry::open().await),
+    ) else {
+        return;
+    };
+    let pinned = push(&named(&from.host(), "team/app"), 9, "amd64").await;
+    let reading = [1, 100_000, 40_000]
+        .into_iter()
+        .zip(1..)
+        .map(|(bytes, nth)| Fault::new(Kind::GetBlob, What::TruncateAnswer(bytes)).nth(nth));
+    let writing = Plan::of([
+        // The config, which is shorter, may come first.
+        Fault::new(On::UploadBody, What::ResetAfter(150_000)).times(2),
+        Fault::new(Kind::PutManifest, What::LoseAnswer),
+    ]);
+    let (Some(reading), Some(writing)) = (
+        need(FaultProxy::start(&from.url(), Plan::of(reading)).await),
+        need(FaultProxy::start(&to.url(), writing).await),
+    ) else {
+        return;
+    };
+    let source = named(&reading.host(), "team/app");
+    let target = named(&writing.host(), "team/app");
+    let copied = target
+        .copy_from(&source, pinned.digest().as_ref(), &|_| {})
+        .await
+        .unwrap();
+    assert_eq!(copied.digest(), pinned.digest());
+    assert_eq!(reading.applied().len(), 3);
+    let struck = |what: What| writing.applied().iter().any(|one| one.what == what);
+    assert!(struck(What::ResetAfter(150_000)) && struck(What::LoseAnswer));
+    let direct = named(&to.host(), "team/app");
+    let layer = noise(300_000, 9);
+    let descriptor = Descriptor::new(LAYER.into(), 300_000, digest(&layer));
+    let parts: Vec<Bytes> = direct.blob(&descriptor, 0).try_collect().await.unwrap();
+    assert_eq!(parts.concat(), layer);
+    for proxy in [&reading, &writing] {
+        assert!(proxy.violations().is_empty(), "{:?}", proxy.violations());
     }
 }
 

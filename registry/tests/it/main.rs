@@ -5,11 +5,11 @@
 mod auth;
 mod copies;
 mod deletes;
-mod downgrade;
 mod downgrades;
 mod entra;
 mod faults;
 mod images;
+mod leaving_tls;
 mod many;
 mod oci_client_defects;
 mod pulls;
@@ -17,3 +17,4 @@ mod real;
 mod referrers;
 mod secrets;
 mod server;
+mod tokens;

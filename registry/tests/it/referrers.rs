@@ -7,7 +7,7 @@ use modelship_registry::{
     Artifact, Blob, Credentials, Descriptor, Digest, ErrorKind, PinnedReference, Repository,
 };
 use modelship_testkit::fault_proxy::{Fault, Kind, Plan, What};
-use modelship_testkit::{DockerRegistry, FaultProxy, need};
+use modelship_testkit::{DockerRegistry, FaultProxy, ReferrersRegistry, need};
 use serde_json::{Value, json};
 
 use crate::images::{digest, noise, repository, seal, source};
@@ -138,17 +138,26 @@ async fn a_filter_is_the_registrys_or_ours() {
         .unwrap();
     assert_eq!(digests(&found), [digest(b"a")]);
 
-    // Not applied: it is looked up.
+    // Not applied: it is looked up, also where the type of the empty config is given instead.
     let bare = json!({"mediaType": MANIFEST, "config": {"mediaType": SBOM}}).to_string();
     let unnamed = entry(&bare, None);
+    let artifact = json!({"mediaType": MANIFEST, "artifactType": SBOM}).to_string();
+    let misnamed = entry(&artifact, Some("application/vnd.oci.empty.v1+json"));
     let server = Server::start(move |seen, _| {
         if seen.target.contains("/manifests/") {
-            return Reply::Answer(200, Vec::new(), bare.clone().into_bytes());
+            let wanted = [&bare, &artifact];
+            let found = wanted
+                .iter()
+                .find(|text| seen.target.ends_with(digest(text.as_bytes()).as_ref()));
+            return found.map_or(Reply::status(404), |text| {
+                Reply::Answer(200, Vec::new(), text.as_bytes().to_vec())
+            });
         }
         let entries = [
             entry("a", Some(SIGNATURE)),
             entry("b", Some(SBOM)),
             unnamed.clone(),
+            misnamed.clone(),
         ];
         listed(&entries, Vec::new())
     })
@@ -157,8 +166,13 @@ async fn a_filter_is_the_registrys_or_ours() {
         .referrers(&subject, Some(SBOM))
         .await
         .unwrap();
-    assert_eq!(found.len(), 2);
+    assert_eq!(found.len(), 3);
     assert_eq!(found[0].digest(), &digest(b"b"));
+    assert!(
+        found
+            .iter()
+            .all(|entry| entry.artifact_type().as_ref().unwrap().to_string() == SBOM)
+    );
 }
 
 /// A registry without the API: stores what is put, and refuses every other conditional write.
@@ -425,4 +439,53 @@ async fn a_lost_answer_to_the_list_is_settled_by_reading_it() {
     let found = direct.referrers(image.digest(), None).await.unwrap();
     assert_eq!(found.len(), 3);
     assert!(proxy.violations().is_empty(), "{:?}", proxy.violations());
+}
+
+#[tokio::test]
+async fn a_registry_with_the_api_lists_what_was_attached() {
+    let Some(registry) = need(ReferrersRegistry::start().await) else {
+        return;
+    };
+    let repository = repository(&registry.host(), Credentials::anonymous());
+    let image = image(&repository).await;
+    assert!(
+        repository
+            .referrers(image.digest(), None)
+            .await
+            .unwrap()
+            .is_empty()
+    );
+    let bill = repository
+        .push_artifact(&sbom(1, &image), &|_| {})
+        .await
+        .unwrap();
+    let signature = Artifact::new(SIGNATURE).with_subject(image.clone());
+    let signature = repository.push_artifact(&signature, &|_| {}).await.unwrap();
+    for (kind, expected) in [(SBOM, &bill), (SIGNATURE, &signature)] {
+        let found = repository
+            .referrers(image.digest(), Some(kind))
+            .await
+            .unwrap();
+        assert_eq!(digests(&found), [expected.digest().clone()]);
+        assert_eq!(found[0].artifact_type().as_ref().unwrap().to_string(), kind);
+    }
+    let all = repository.referrers(image.digest(), None).await.unwrap();
+    assert_eq!(all.len(), 2);
+
+    // From a registry with the API to one that needs the tag.
+    let Some(other) = need(DockerRegistry::open().await) else {
+        return;
+    };
+    let target = crate::images::repository(&other.host(), Credentials::anonymous());
+    target
+        .copy_with_referrers_from(&repository, image.digest().as_ref(), &|_| {})
+        .await
+        .unwrap();
+    let copied = target.referrers(image.digest(), None).await.unwrap();
+    let sorted = |found: &[Descriptor]| {
+        let mut names: Vec<String> = digests(found).iter().map(Digest::to_string).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(sorted(&copied), sorted(&all));
 }

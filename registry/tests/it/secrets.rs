@@ -65,7 +65,9 @@ fn reply(choice: u8, foreign: &str, own: &str) -> Reply {
         format!("{{\"token\":\"{PLANTED}\",\"expires_in\":0}}"),
         format!("{{\"token\":\"{PLANTED}\\n\"}}"),
         format!("{{\"refresh_token\":{PLANTED}"),
-        format!("{PLANTED} is no JSON"),
+        format!(
+            "{{\"errors\":[{{\"code\":\"X\",\"message\":\"see https://s.invalid/b?sig={PLANTED}\"}}]}}"
+        ),
         String::new(),
     ];
     Reply::Answer(status, headers, bodies[pick].clone().into_bytes())
