@@ -5,6 +5,7 @@
 )]
 
 mod archives;
+mod bases;
 mod debian;
 mod debian_machine;
 mod debian_repository;
