@@ -31,10 +31,13 @@ pub(crate) struct Place {
     pub(crate) len: Option<u64>,
 }
 
+/// Finds the place of a blob.
+type Locate = Arc<dyn Fn(&Digest) -> Result<Place> + Send + Sync>;
+
 /// Blobs by digest.
 #[derive(Clone)]
 pub(crate) struct Store {
-    locate: Arc<dyn Fn(&Digest) -> Result<Place> + Send + Sync>,
+    locate: Locate,
 }
 
 /// An image that an index offers.

@@ -82,10 +82,11 @@ async fn kinds(dir: &Path) -> Vec<ProblemKind> {
     report.problems.iter().map(|problem| problem.kind).collect()
 }
 
-#[tokio::test]
-async fn each_kind_of_problem_is_reported_as_that() {
-    type Damage = fn(&mut Good);
-    let cases: Vec<(&str, Damage, &[ProblemKind])> = vec![
+/// What is damaged, how, and as what it is reported.
+type Case = (&'static str, fn(&mut Good), &'static [ProblemKind]);
+
+fn damages_of_blobs() -> Vec<Case> {
+    vec![
         ("nothing", |good| good.write(), &[]),
         (
             "a byte of the layer",
@@ -128,6 +129,11 @@ async fn each_kind_of_problem_is_reported_as_that() {
             |good| fs::remove_file(good.blob(&good.index["manifests"][0])).unwrap(),
             &[ProblemKind::Missing],
         ),
+    ]
+}
+
+fn damages_of_contents() -> Vec<Case> {
+    vec![
         (
             "another diff id",
             |good| {
@@ -174,6 +180,11 @@ async fn each_kind_of_problem_is_reported_as_that() {
             },
             &[ProblemKind::Schema],
         ),
+    ]
+}
+
+fn damages_of_the_index() -> Vec<Case> {
+    vec![
         (
             "an index against the rules",
             |good| {
@@ -208,8 +219,17 @@ async fn each_kind_of_problem_is_reported_as_that() {
             },
             &[ProblemKind::Platform],
         ),
+    ]
+}
+
+#[tokio::test]
+async fn each_kind_of_problem_is_reported_as_that() {
+    let cases = [
+        damages_of_blobs(),
+        damages_of_contents(),
+        damages_of_the_index(),
     ];
-    for (what, damage, expected) in cases {
+    for (what, damage, expected) in cases.into_iter().flatten() {
         let mut good = Good::new().await;
         damage(&mut good);
         assert_eq!(kinds(good.dir.path()).await, expected, "{what}");

@@ -6,6 +6,7 @@
 
 mod archives;
 mod bases;
+mod containerd;
 mod debian;
 mod debian_machine;
 mod debian_repository;
