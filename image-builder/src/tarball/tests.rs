@@ -171,12 +171,19 @@ async fn an_index_gives_each_machine_its_image() {
     let error = open(&path, "1.0").await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
     assert!(error.hint().unwrap().contains("linux/arm/v6"), "{error:?}");
-    // One of its images has the digest for a name.
-    let one = sealed.images[0].manifest_descriptor.digest().as_ref();
-    assert_eq!(
-        open(&path, one).await.unwrap_err().kind(),
-        ErrorKind::NotFound
-    );
+    // Each of its images can be had by its digest.
+    for image in &sealed.images {
+        let digest = image.manifest_descriptor.digest().as_ref();
+        check(&path, digest, image).await;
+        layout::open(&layout, digest).await.unwrap();
+    }
+    // Another image beside it leaves it whole; one in its place takes all of it away.
+    let other = image_for("linux/amd64", &["other"]);
+    layout::write(&layout, &other, "2.0", &quiet).await.unwrap();
+    assert!(layout::validate(&layout).await.unwrap().is_valid());
+    layout::write(&layout, &other, "1.0", &quiet).await.unwrap();
+    let blobs = fs::read_dir(layout.join("blobs/sha256")).unwrap();
+    assert_eq!(blobs.count(), 3);
 }
 
 /// A member of a hand-made archive: type, name, link target, content.
