@@ -56,11 +56,11 @@ pub async fn write(
     Ok(sealed)
 }
 
-/// Writes an index and all images in it into the layout at `dir` under `name`, as [`write`] does
+/// Writes an index and all images in it into the layout at `dir` under `name`, as [`write()`] does
 /// one image. A blob that several images share is stored once.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub async fn write_index(
     dir: &Path,
     index: &Index,
