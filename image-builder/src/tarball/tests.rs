@@ -87,6 +87,50 @@ async fn an_oci_archive_comes_back_as_it_was_written_and_is_the_same_each_time()
 }
 
 #[tokio::test]
+async fn golden_archives_stay() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("image.tar");
+    let image = image(&["a", "b"]);
+    write_oci(&path, &image, "1.0", &quiet).await.unwrap();
+    let oci = digest(&fs::read(&path).unwrap()).to_string();
+    write_docker(&path, &image, "app:1.0", &quiet)
+        .await
+        .unwrap();
+    let docker = digest(&fs::read(&path).unwrap()).to_string();
+    let golden = [
+        "sha256:dcd97355b306cf18644f62f4ba80a1a52afde31daa29d37295b1552e772d6f5b",
+        "sha256:735d998037fc4a9d41ae6f506710a52a52937871f1374c88a3c64987eae5f807",
+    ];
+    assert_eq!([oci.as_str(), docker.as_str()], golden);
+}
+
+/// Of every seventh byte of an archive one bit is flipped: this is found, or changes nothing that anybody
+/// reads.
+#[tokio::test]
+async fn a_damaged_archive_is_found_or_gives_the_same_image() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("image.tar");
+    let sealed = write_docker(&path, &image(&["a"]), "app:1.0", &quiet)
+        .await
+        .unwrap();
+    let digest = sealed.manifest_descriptor.digest().as_ref();
+    let good = fs::read(&path).unwrap();
+    for at in (0..good.len()).step_by(7) {
+        let mut bad = good.clone();
+        bad[at] ^= 1 << (at % 8);
+        fs::write(&path, &bad).unwrap();
+        let is_valid = match super::validate(&path).await {
+            Ok(report) => report.is_valid(),
+            Err(_) => false,
+        };
+        if is_valid {
+            let opened = open(&path, digest).await.unwrap();
+            assert_eq!(opened.seal().unwrap().manifest, sealed.manifest, "{at}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_layer_that_comes_twice_is_stored_once() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("image.tar");
