@@ -523,4 +523,46 @@ proptest! {
         fs::write(&path, noise).unwrap();
         prop_assert!(runtime.block_on(open(&path, "x")).is_err());
     }
+
+    /// Archives whose members have the right names and any content.
+    #[test]
+    fn odd_archives_never_panic(members in prop::collection::vec(odd_member(), 0..8)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let path = write(dir.path(), &members);
+        let outcome = runtime.block_on(async {
+            let _ = references(&path).await;
+            let _ = super::validate(&path).await;
+            open(&path, "x:1").await
+        });
+        // The one image that can come of it is the one of the list, with its config.
+        if let Ok(image) = outcome {
+            prop_assert_eq!(image.seal().unwrap().config, CONFIG.3);
+        }
+    }
+}
+
+fn odd_member() -> impl Strategy<Value = Raw<'static>> {
+    const INDEX: &[u8] = br#"{"schemaVersion":2,"manifests":[{"mediaType":"application/vnd.oci.image.index.v1+json","digest":"sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a","size":2,"annotations":{"org.opencontainers.image.ref.name":"x:1"}}]}"#;
+    const BLOB: &str =
+        "blobs/sha256/44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a";
+    let kinds = prop::sample::select(vec![FILE, FILE, FILE, LINK, EntryType::Link]);
+    let names = vec!["manifest.json", "index.json", "oci-layout", "c", "l", BLOB];
+    let names = prop::sample::select(names);
+    let links = prop::sample::select(vec!["", "c", "l", "manifest.json", "../x"]);
+    let contents = vec![
+        LIST.3,
+        CONFIG.3,
+        INDEX,
+        b"{}",
+        b"[]",
+        b"",
+        b"[[[",
+        b"\x1f\x8b",
+    ];
+    let contents = prop::sample::select(contents);
+    (kinds, names, links, contents).prop_map(|(kind, name, link, content)| {
+        let content: &[u8] = if kind == FILE { content } else { b"" };
+        (kind, name, link, content)
+    })
 }
