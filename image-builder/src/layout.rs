@@ -56,11 +56,11 @@ pub async fn write(
     Ok(sealed)
 }
 
-/// Writes an index and all images in it into the layout at `dir` under `name`, as [`write`] does
+/// Writes an index and all images in it into the layout at `dir` under `name`, as [`write()`] does
 /// one image. A blob that several images share is stored once.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub async fn write_index(
     dir: &Path,
     index: &Index,
@@ -122,16 +122,15 @@ async fn publish(
     .await
 }
 
-/// Opens an image of the layout at `dir` by its name or by its manifest's digest, to build upon
-/// or to read. Its layers are read from the layout when they are used.
+/// Opens an image of the layout at `dir` by its name or by its manifest's digest, also one in an
+/// index, to build upon or to read. Its layers are read from the layout when they are used.
 ///
 /// # Errors
 /// `NotFound` if there is no such layout or image (the hint lists what there is), `Unsupported`
 /// if it is an index of several images (see [`open_for`]), `DigestMismatch` or `Invalid` if its
 /// blobs are damaged.
 pub async fn open(dir: &Path, reference: &str) -> Result<Image> {
-    let descriptor = find(dir, reference).await?;
-    store(dir).choose(&descriptor, None).await
+    choose(dir, reference, None).await
 }
 
 /// As [`open`], and of an index, the image that runs best on `platform`: the same system and
@@ -144,8 +143,15 @@ pub async fn open(dir: &Path, reference: &str) -> Result<Image> {
 /// As [`open`], and `NotFound` if there is no image for the platform (the hint lists those that
 /// there are), also where the reference names a single image for another one.
 pub async fn open_for(dir: &Path, reference: &str, platform: &Platform) -> Result<Image> {
-    let descriptor = find(dir, reference).await?;
-    store(dir).choose(&descriptor, Some(platform)).await
+    choose(dir, reference, Some(platform)).await
+}
+
+async fn choose(dir: &Path, reference: &str, wanted: Option<&Platform>) -> Result<Image> {
+    let path = dir.to_owned();
+    let index = blocking(move || IndexFile::read_existing(&path)).await?;
+    let store = store(dir);
+    let descriptor = store.resolve(&index, reference).await?;
+    store.choose(&descriptor, wanted).await
 }
 
 /// The blobs of the layout at `dir`.
@@ -203,11 +209,6 @@ pub(crate) fn check_marker(bytes: &[u8], object: &str) -> Result<()> {
         object,
         detail,
     ))
-}
-
-async fn find(dir: &Path, reference: &str) -> Result<Descriptor> {
-    let (dir, reference) = (dir.to_owned(), reference.to_owned());
-    blocking(move || IndexFile::read_existing(&dir)?.find(&reference)).await
 }
 
 /// Makes the layout's skeleton and takes its lock, which is held as long as the file is open.

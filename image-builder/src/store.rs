@@ -10,6 +10,7 @@ use serde_json::Value;
 use crate::error::{Error, ErrorKind, Result};
 use crate::hash::{digest, verify};
 use crate::image::Image;
+use crate::layout::index::IndexFile;
 use crate::manifest::{MAX_JSON, Manifest, is_index};
 use crate::platform::Platform;
 use crate::stream::{ByteStream, collect, failed, of_file};
@@ -31,10 +32,13 @@ pub(crate) struct Place {
     pub(crate) len: Option<u64>,
 }
 
+/// Finds the place of a blob.
+type Locate = Arc<dyn Fn(&Digest) -> Result<Place> + Send + Sync>;
+
 /// Blobs by digest.
 #[derive(Clone)]
 pub(crate) struct Store {
-    locate: Arc<dyn Fn(&Digest) -> Result<Place> + Send + Sync>,
+    locate: Locate,
 }
 
 /// An image that an index offers.
@@ -103,6 +107,30 @@ impl Store {
         Image::from_parts(&manifest, &config, move |descriptor, from| {
             store.open(descriptor, from)
         })
+    }
+
+    /// The descriptor that an index has for `reference`: one of its own, or, for a digest, one
+    /// of the images of the indexes in it.
+    pub(crate) async fn resolve(&self, index: &IndexFile, reference: &str) -> Result<Descriptor> {
+        let missing = match index.find(reference) {
+            Ok(found) => return Ok(found),
+            Err(missing) => missing,
+        };
+        if reference.parse::<Digest>().is_err() {
+            return Err(missing);
+        }
+        let nested = index
+            .descriptors()
+            .filter(|d| is_index(d.media_type().as_ref()));
+        for top in nested.take(MAX_ENTRIES) {
+            // An index that cannot be read does not have what is looked for.
+            let offers = self.offers(&top).await.unwrap_or_default();
+            let mut descriptors = offers.into_iter().map(|offer| offer.descriptor);
+            if let Some(found) = descriptors.find(|d| d.digest().as_ref() == reference) {
+                return Ok(found);
+            }
+        }
+        Err(missing)
     }
 
     /// The image that `top` names: of a manifest, that one; of an index, the best for `wanted`,

@@ -174,9 +174,9 @@ pub async fn open_for(path: &Path, reference: &str, platform: &Platform) -> Resu
 async fn choose(path: &Path, reference: &str, wanted: Option<&Platform>) -> Result<Image> {
     let table = read_table(path).await?;
     if table.is_oci() {
-        let found = oci_index(&table).await?.find(reference);
-        match found {
-            Ok(descriptor) => return store(&table).choose(&descriptor, wanted).await,
+        let (store, index) = (store(&table), oci_index(&table).await?);
+        match store.resolve(&index, reference).await {
+            Ok(descriptor) => return store.choose(&descriptor, wanted).await,
             // Docker's tags stand in the other list.
             Err(e) if e.kind() != ErrorKind::NotFound || !table.has(DOCKER) => return Err(e),
             Err(_) => {}

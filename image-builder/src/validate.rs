@@ -1,6 +1,8 @@
 //! Checking an image by recomputing everything that can be recomputed.
 
 #[cfg(test)]
+mod damage;
+#[cfg(test)]
 mod flips;
 mod schema;
 mod stored;

@@ -167,7 +167,7 @@ impl Builder<'_> {
             seen.code.clone(),
             &seen.settings,
             &labels,
-        );
+        )?;
         let sealed = image
             .seal()
             .map_err(|e| Error::step(Stage::Assemble, seen.key.short(), e))?;

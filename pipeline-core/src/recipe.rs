@@ -1,6 +1,6 @@
 //! The recipe of an image: which layers, in which order, run how. Pure but for reading the code.
 
-use modelship_image_builder::{Image, Layer, Tree, TreeOptions};
+use modelship_image_builder::{Image, Layer, ModelIdentity, Provenance, Role, Tree, TreeOptions};
 use modelship_model_store::{ModelVersion, Scheme};
 use sha2::{Digest as _, Sha256};
 
@@ -130,18 +130,20 @@ pub(crate) fn revision(source: &Source, code: &Layer) -> String {
 }
 
 /// The image: base, then model, then code, so that what changes most often lies on top.
+///
+/// # Errors
+/// Of image-builder, if what the image says of its origin could carry a secret.
 pub(crate) fn image(
     base: Image,
     model_layers: Vec<Layer>,
     code: Layer,
     settings: &RunSettings,
     labels: &Labels<'_>,
-) -> Image {
+) -> Result<Image> {
     let image = model_layers
         .into_iter()
-        .chain([code])
-        .fold(base, Image::with_layer);
-    let image = image.with_config(|c| {
+        .fold(base, |image, layer| image.with_layer_as(Role::Model, layer));
+    let image = image.with_layer_as(Role::Code, code).with_config(|c| {
         for (name, value) in &settings.env {
             c.env(name, value);
         }
@@ -151,12 +153,14 @@ pub(crate) fn image(
             .expose(settings.port)
             .stop_signal("SIGTERM")
     });
-    labels
+    let step = |e| Error::step(Stage::Assemble, labels.key.short(), e);
+    let image = image.with_provenance(&labels.provenance()).map_err(step)?;
+    Ok(labels
         .pairs()
         .into_iter()
         .fold(image, |image, (key, value)| {
             image.with_annotation(key, value)
-        })
+        }))
 }
 
 /// What the manifest says of its origin (image-spec, annotations.md, and our own keys).
@@ -168,46 +172,35 @@ pub(crate) struct Labels<'a> {
 }
 
 impl Labels<'_> {
-    fn pairs(&self) -> Vec<(&'static str, String)> {
-        let mut pairs = vec![
+    fn provenance(&self) -> Provenance {
+        // A path of this machine would make the image depend on where it was built.
+        let is_remote = matches!(self.model.url().scheme(), Scheme::Azure | Scheme::S3);
+        let model = ModelIdentity {
+            name: self.inputs.model_name.clone(),
+            version: self.inputs.model_version.clone(),
+            digest: self.inputs.model.clone(),
+            uri: is_remote.then(|| self.model.url().to_string()),
+        };
+        Provenance {
+            base_digest: self.inputs.base.parse().ok(),
+            revision: Some(self.inputs.revision.clone()),
+            model: Some(model),
+            ..Provenance::default()
+        }
+    }
+
+    fn pairs(&self) -> [(&'static str, String); 3] {
+        [
             (
                 "org.opencontainers.image.title",
                 self.config.app.name.clone(),
             ),
             (
-                "org.opencontainers.image.revision",
-                self.inputs.revision.clone(),
-            ),
-            (
                 "org.opencontainers.image.version",
                 self.inputs.model_version.clone(),
             ),
-            (
-                "org.opencontainers.image.base.digest",
-                self.inputs.base.clone(),
-            ),
             (KEY_ANNOTATION, self.key.to_string()),
-            (
-                "modelship.github.io/model.name",
-                self.inputs.model_name.clone(),
-            ),
-            (
-                "modelship.github.io/model.version",
-                self.inputs.model_version.clone(),
-            ),
-            (
-                "modelship.github.io/model.digest",
-                self.inputs.model.clone(),
-            ),
-        ];
-        // A path of this machine would make the image depend on where it was built.
-        if matches!(self.model.url().scheme(), Scheme::Azure | Scheme::S3) {
-            pairs.push((
-                "modelship.github.io/model.uri",
-                self.model.url().to_string(),
-            ));
-        }
-        pairs
+        ]
     }
 }
 

@@ -102,6 +102,11 @@ impl IndexFile {
             .filter_map(|entry| Some((name_of(entry)?.to_owned(), parse(entry)?)))
     }
 
+    /// The descriptors of all entries.
+    pub(crate) fn descriptors(&self) -> impl Iterator<Item = Descriptor> {
+        self.entries().iter().filter_map(parse)
+    }
+
     /// The entry of this name or digest.
     pub(crate) fn find(&self, reference: &str) -> Result<Descriptor> {
         let is_it = |entry: &&Value| {

@@ -7,6 +7,7 @@ use oci_spec::image::Descriptor;
 use serde_json::Value;
 
 use super::{ProblemKind, Report, schema, validate};
+use crate::codec::{Codec, oci_layer_type};
 use crate::error::{Error, ErrorKind, Result};
 use crate::hash::Hasher;
 use crate::manifest::{DOCKER_CONFIG, OCI_CONFIG, is_index};
@@ -109,7 +110,9 @@ async fn manifest(
         blobs.extend(serde_json::from_value::<Descriptor>(blob.clone()).ok());
     }
     let config = &json["config"];
-    if is_image(config) {
+    // An attestation has the config of an image, and statements for layers.
+    let is_layer = |blob: &Descriptor| Codec::of(&oci_layer_type(blob.media_type())).is_ok();
+    if is_image(config) && blobs.iter().all(is_layer) {
         for blob in &blobs {
             stored_size(store, blob, report).await?;
         }

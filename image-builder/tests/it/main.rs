@@ -5,7 +5,9 @@
 )]
 
 mod archives;
+mod bases;
 mod compression;
+mod containerd;
 mod debian;
 mod debian_machine;
 mod debian_repository;
