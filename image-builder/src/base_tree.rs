@@ -15,7 +15,7 @@ use crate::codec::Codec;
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::Image;
 use crate::layer::Layer;
-use crate::path::{WHITEOUT, normalise, parents};
+use crate::path::{PATH_MAX, WHITEOUT, normalise, parents};
 use crate::tar_read::{Member, Reader};
 use crate::tree::{Node, NodeKind, Tree};
 
@@ -56,6 +56,16 @@ pub enum BaseKind {
 }
 
 /// The paths of an image and what is there, without contents.
+///
+/// ```
+/// use modelship_image_builder::{BaseTree, Image, Layer, Result, Tree};
+///
+/// /// Puts a tree on top of a base without harm to the base's directories and links.
+/// async fn with_tree(base: Image, tree: &Tree) -> Result<Image> {
+///     let index = BaseTree::read(&base).await?;
+///     Ok(base.with_layer(Layer::tree(tree.over(&index)?)?))
+/// }
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct BaseTree {
     nodes: BTreeMap<String, BaseNode>,
@@ -90,7 +100,7 @@ impl BaseTree {
                 let detail = "its archive cannot be read";
                 Error::new(ErrorKind::Invalid, READ, name.clone(), detail).with_source(e)
             };
-            let mut made = BTreeSet::new();
+            let mut made = Made::default();
             while let Some(member) = members.next().map_err(broken)? {
                 self.apply(&member, &mut made)?;
             }
@@ -115,15 +125,21 @@ impl BaseTree {
         self.nodes.is_empty()
     }
 
-    /// Applies one member of a layer of which `made` were there before.
-    fn apply(&mut self, member: &Member, made: &mut BTreeSet<String>) -> Result<()> {
+    /// Applies one member of a layer that has `made` something before.
+    fn apply(&mut self, member: &Member, made: &mut Made) -> Result<()> {
         let parts = parts(&member.path)?;
+        if member.link.len() > PATH_MAX {
+            return Err(hostile(
+                &member.path,
+                "its target is longer than 4096 bytes",
+            ));
+        }
         let Some((name, above)) = parts.split_last() else {
             return Ok(());
         };
         let dir = self.resolve(above, &member.path)?;
         if *name == OPAQUE {
-            self.remove_below(&dir, made);
+            self.hide_below(&dir, made);
             return Ok(());
         }
         if let Some(hidden) = name.strip_prefix(WHITEOUT) {
@@ -152,7 +168,7 @@ impl BaseTree {
             }
         }
         self.put(&path, &node)?;
-        made.insert(path);
+        made.paths.insert(path);
         Ok(())
     }
 
@@ -170,13 +186,21 @@ impl BaseTree {
     }
 
     /// Hides what lower layers put at `path`.
-    fn whiteout(&mut self, path: &str, made: &BTreeSet<String>) {
-        if made.contains(path) {
+    fn whiteout(&mut self, path: &str, made: &mut Made) {
+        if made.paths.contains(path) {
             return;
         }
-        self.remove_below(path, made);
+        self.hide_below(path, made);
         if below(&self.nodes, path).next().is_none() {
             self.nodes.remove(path);
+        }
+    }
+
+    /// Hides what lower layers put below `dir`. The second time in a layer there is none of it
+    /// left, and a hostile layer gains nothing from asking often.
+    fn hide_below(&mut self, dir: &str, made: &mut Made) {
+        if made.hidden.insert(dir.to_owned()) {
+            self.remove_below(dir, &made.paths);
         }
     }
 
@@ -237,6 +261,14 @@ impl BaseTree {
     }
 }
 
+/// What a layer has done so far.
+#[derive(Default)]
+struct Made {
+    paths: BTreeSet<String>,
+    /// The directories below which nothing of lower layers is left.
+    hidden: BTreeSet<String>,
+}
+
 /// What a directory is that no layer describes.
 const DIRECTORY: BaseNode = BaseNode {
     kind: BaseKind::Dir,
@@ -272,13 +304,23 @@ fn parts(path: &str) -> Result<Vec<&str>> {
         .split('/')
         .filter(|part| !matches!(*part, "" | "."))
         .collect();
+    if path.len() > PATH_MAX {
+        return Err(hostile(
+            path,
+            "a name in its archive is longer than 4096 bytes",
+        ));
+    }
     if path.starts_with('/') || parts.contains(&"..") {
-        let shown: String = path.chars().take(200).collect();
         let detail = "a name in its archive is absolute or has `..` in it";
-        return Err(Error::new(ErrorKind::Invalid, READ, shown, detail)
-            .with_hint("the layer is broken or hostile; do not use its image"));
+        return Err(hostile(path, detail));
     }
     Ok(parts)
+}
+
+fn hostile(path: &str, detail: &str) -> Error {
+    let shown: String = path.chars().take(200).collect();
+    Error::new(ErrorKind::Invalid, READ, shown, detail)
+        .with_hint("the layer is broken or hostile; do not use its image")
 }
 
 impl Tree {
