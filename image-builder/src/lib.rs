@@ -20,6 +20,7 @@ mod image;
 mod layer;
 pub mod layout;
 mod manifest;
+mod over;
 mod path;
 mod planner;
 mod platform;
