@@ -1,9 +1,4 @@
-//! What a base image's files are, and how a tree is laid over them.
-//!
-//! A layer's entry for a directory replaces the attributes the directory had (image-spec,
-//! layer.md, "Change Types"), and an entry named like a symlink replaces the link. So a layer that
-//! lists its parents with default attributes can break a base: `/tmp` loses its sticky bit, `/lib`
-//! stops being a link to `usr/lib`. [`Tree::over`] lays a tree over a base without either.
+//! What a base image's files are, read from its layers' headers.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
@@ -15,12 +10,11 @@ use crate::codec::Codec;
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::Image;
 use crate::layer::Layer;
-use crate::path::{WHITEOUT, normalise, parents};
+use crate::path::{PATH_MAX, WHITEOUT, normalise, parents};
 use crate::tar_read::{Member, Reader};
-use crate::tree::{Node, NodeKind, Tree};
 
 const READ: &str = "read base";
-const LAY: &str = "lay over base";
+const RESOLVE: &str = "resolve path in base";
 const OPAQUE: &str = ".wh..wh..opq";
 /// The most symlinks followed on one way, as on Linux.
 const MAX_LINKS: usize = 40;
@@ -56,6 +50,16 @@ pub enum BaseKind {
 }
 
 /// The paths of an image and what is there, without contents.
+///
+/// ```
+/// use modelship_image_builder::{BaseTree, Image, Layer, Result, Tree};
+///
+/// /// Puts a tree on top of a base without harm to the base's directories and links.
+/// async fn with_tree(base: Image, tree: &Tree) -> Result<Image> {
+///     let index = BaseTree::read(&base).await?;
+///     Ok(base.with_layer(Layer::tree(tree.over(&index)?)?))
+/// }
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct BaseTree {
     nodes: BTreeMap<String, BaseNode>,
@@ -90,7 +94,7 @@ impl BaseTree {
                 let detail = "its archive cannot be read";
                 Error::new(ErrorKind::Invalid, READ, name.clone(), detail).with_source(e)
             };
-            let mut made = BTreeSet::new();
+            let mut made = Made::default();
             while let Some(member) = members.next().map_err(broken)? {
                 self.apply(&member, &mut made)?;
             }
@@ -115,15 +119,21 @@ impl BaseTree {
         self.nodes.is_empty()
     }
 
-    /// Applies one member of a layer of which `made` were there before.
-    fn apply(&mut self, member: &Member, made: &mut BTreeSet<String>) -> Result<()> {
+    /// Applies one member of a layer that has `made` something before.
+    fn apply(&mut self, member: &Member, made: &mut Made) -> Result<()> {
         let parts = parts(&member.path)?;
+        if member.link.len() > PATH_MAX {
+            return Err(hostile(
+                &member.path,
+                "its target is longer than 4096 bytes",
+            ));
+        }
         let Some((name, above)) = parts.split_last() else {
             return Ok(());
         };
         let dir = self.resolve(above, &member.path)?;
         if *name == OPAQUE {
-            self.remove_below(&dir, made);
+            self.hide_below(&dir, made);
             return Ok(());
         }
         if let Some(hidden) = name.strip_prefix(WHITEOUT) {
@@ -152,7 +162,7 @@ impl BaseTree {
             }
         }
         self.put(&path, &node)?;
-        made.insert(path);
+        made.paths.insert(path);
         Ok(())
     }
 
@@ -170,13 +180,21 @@ impl BaseTree {
     }
 
     /// Hides what lower layers put at `path`.
-    fn whiteout(&mut self, path: &str, made: &BTreeSet<String>) {
-        if made.contains(path) {
+    fn whiteout(&mut self, path: &str, made: &mut Made) {
+        if made.paths.contains(path) {
             return;
         }
-        self.remove_below(path, made);
+        self.hide_below(path, made);
         if below(&self.nodes, path).next().is_none() {
             self.nodes.remove(path);
+        }
+    }
+
+    /// Hides what lower layers put below `dir`. The second time in a layer there is none of it
+    /// left, and a hostile layer gains nothing from asking often.
+    fn hide_below(&mut self, dir: &str, made: &mut Made) {
+        if made.hidden.insert(dir.to_owned()) {
+            self.remove_below(dir, &made.paths);
         }
     }
 
@@ -198,8 +216,8 @@ impl BaseTree {
 
     /// The real path of the directory that `parts` name, with the root as `/`; what does not
     /// exist is taken for directories to be made. `object` is named in errors.
-    fn resolve(&self, parts: &[&str], object: &str) -> Result<String> {
-        let refuse = |detail: String| Error::new(ErrorKind::Conflict, LAY, object, detail);
+    pub(crate) fn resolve(&self, parts: &[&str], object: &str) -> Result<String> {
+        let refuse = |detail: String| Error::new(ErrorKind::Conflict, RESOLVE, object, detail);
         let mut ahead: VecDeque<&str> = parts.iter().copied().collect();
         let mut at = String::new();
         let mut links = 0;
@@ -237,6 +255,14 @@ impl BaseTree {
     }
 }
 
+/// What a layer has done so far.
+#[derive(Default)]
+struct Made {
+    paths: BTreeSet<String>,
+    /// The directories below which nothing of lower layers is left.
+    hidden: BTreeSet<String>,
+}
+
 /// What a directory is that no layer describes.
 const DIRECTORY: BaseNode = BaseNode {
     kind: BaseKind::Dir,
@@ -245,7 +271,7 @@ const DIRECTORY: BaseNode = BaseNode {
     gid: 0,
 };
 
-fn join(dir: &str, name: &str) -> String {
+pub(crate) fn join(dir: &str, name: &str) -> String {
     match dir {
         "" => name.to_owned(),
         dir => format!("{dir}/{name}"),
@@ -272,91 +298,32 @@ fn parts(path: &str) -> Result<Vec<&str>> {
         .split('/')
         .filter(|part| !matches!(*part, "" | "."))
         .collect();
+    if path.len() > PATH_MAX {
+        return Err(hostile(
+            path,
+            "a name in its archive is longer than 4096 bytes",
+        ));
+    }
     if path.starts_with('/') || parts.contains(&"..") {
-        let shown: String = path.chars().take(200).collect();
         let detail = "a name in its archive is absolute or has `..` in it";
-        return Err(Error::new(ErrorKind::Invalid, READ, shown, detail)
-            .with_hint("the layer is broken or hostile; do not use its image"));
+        return Err(hostile(path, detail));
     }
     Ok(parts)
 }
 
-impl Tree {
-    /// The same tree as it has to be to lie over a base: directories that the base has keep the
-    /// base's mode and owner, and what is below a symlink of the base goes where the link leads,
-    /// so `lib/x` becomes `usr/lib/x` over a base whose `lib` is a link to `usr/lib`.
-    ///
-    /// # Errors
-    /// `Conflict`, by name, where a file would replace a directory of the base or a directory a
-    /// file, where a link on the way leaves the root or goes in a circle, and where two entries
-    /// come to lie at one path.
-    pub fn over(&self, base: &BaseTree) -> Result<Self> {
-        let mut laid = Self::new().with_mtime(self.mtime());
-        let mut places = BTreeMap::new();
-        let is_link = |node: &Node| matches!(node.kind, NodeKind::Hardlink(_));
-        let files = self.iter().filter(|(_, node)| !is_link(node));
-        // Links last, when it is known where their files have come to lie.
-        for (path, node) in files.chain(self.iter().filter(|(_, node)| is_link(node))) {
-            let mut node = node.clone();
-            if let NodeKind::Hardlink(target) = &mut node.kind
-                && let Some(place) = places.get(target.as_str())
-            {
-                String::clone_from(target, place);
-            }
-            if let Some(place) = place(path, &node, base)? {
-                laid.insert(&place, node)?;
-                places.insert(path.to_owned(), place);
-            }
-        }
-        let directories: Vec<String> = laid
-            .iter()
-            .filter(|(_, node)| node.is_dir())
-            .map(|(path, _)| path.to_owned())
-            .collect();
-        for path in directories {
-            if let Some(node) = base.nodes.get(&path)
-                && node.kind == BaseKind::Dir
-            {
-                laid.insert(&path, Node::dir(node.mode).with_owner(node.uid, node.gid))?;
-            }
-        }
-        Ok(laid)
-    }
-}
-
-/// Where an entry comes to lie over `base`; `None` for a directory that a link of the base
-/// already leads to.
-fn place(path: &str, node: &Node, base: &BaseTree) -> Result<Option<String>> {
-    let refuse = |detail: &str| {
-        Err(Error::new(ErrorKind::Conflict, LAY, path, detail)
-            .with_hint("choose another path, or another base"))
-    };
-    let parts: Vec<&str> = path.split('/').collect();
-    let (name, above) = parts.split_last().unwrap_or((&"", &[]));
-    let place = join(&base.resolve(above, path)?, name);
-    match (node.is_dir(), base.nodes.get(&place).map(|node| &node.kind)) {
-        (true, Some(BaseKind::Symlink(_))) => {
-            let target = base.resolve(&parts, path)?;
-            let is_there = target.is_empty() || base.nodes.contains_key(&target);
-            Ok((!is_there).then_some(target))
-        }
-        (true, Some(BaseKind::File | BaseKind::Other)) => {
-            refuse("it is a directory, but a file in the base")
-        }
-        (false, Some(BaseKind::Dir)) => refuse("it would replace a directory of the base"),
-        _ => Ok(Some(place)),
-    }
+fn hostile(path: &str, detail: &str) -> Error {
+    let shown: String = path.chars().take(200).collect();
+    Error::new(ErrorKind::Invalid, READ, shown, detail)
+        .with_hint("the layer is broken or hostile; do not use its image")
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::platform::Platform;
     use crate::stream::of_bytes;
-    use crate::testing::arb_tree;
     use bytes::Bytes;
     use oci_spec::image::MediaType;
-    use proptest::prelude::*;
 
     fn header(kind: EntryType, mode: u32) -> tar::Header {
         let mut header = tar::Header::new_ustar();
@@ -393,7 +360,7 @@ mod tests {
         Layer::known(descriptor, digest, move |from| of_bytes(&bytes, from))
     }
 
-    async fn base(layers: &[&[&str]]) -> BaseTree {
+    pub(crate) async fn base(layers: &[&[&str]]) -> BaseTree {
         let scratch = Image::scratch(&Platform::linux("amd64").unwrap());
         let image = layers
             .iter()
@@ -403,14 +370,6 @@ mod tests {
 
     fn paths(base: &BaseTree) -> Vec<&str> {
         base.nodes.keys().map(String::as_str).collect()
-    }
-
-    fn tree(files: &[&str]) -> Tree {
-        let mut tree = Tree::new();
-        for path in files {
-            tree.insert_bytes(path, 0o644, "x").unwrap();
-        }
-        tree
     }
 
     #[tokio::test]
@@ -464,66 +423,6 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn directories_keep_the_base_s_attributes_and_links_stay_links() {
-        let base = base(&[&["tmp/", "usr/", "usr/lib/", "lib>usr/lib", "app>/srv/app"]]).await;
-        let mut own = tree(&["tmp/x", "lib/y/z", "app/main.py", "new/f"]);
-        own.insert_hardlink("again", "lib/y/z").unwrap();
-        own.insert_dir("tmp", 0o777).unwrap();
-        let laid = own.with_mtime(9).over(&base).unwrap();
-        let found: Vec<_> = laid
-            .iter()
-            .map(|(path, node)| (path, node.mode, node.uid))
-            .collect();
-        let expected = [
-            ("again", 0o644, 0),
-            ("new", 0o755, 0),
-            ("new/f", 0o644, 0),
-            ("srv", 0o755, 0),
-            ("srv/app", 0o755, 0),
-            ("srv/app/main.py", 0o644, 0),
-            ("tmp", 0o1750, 7),
-            ("tmp/x", 0o644, 0),
-            ("usr", 0o1750, 7),
-            ("usr/lib", 0o1750, 7),
-            ("usr/lib/y", 0o755, 0),
-            ("usr/lib/y/z", 0o644, 0),
-        ];
-        assert_eq!(found, expected);
-        let again = &laid.get("again").unwrap().kind;
-        assert!(matches!(again, NodeKind::Hardlink(target) if target == "usr/lib/y/z"));
-        assert_eq!(laid.mtime(), 9);
-    }
-
-    #[tokio::test]
-    async fn what_would_break_the_base_is_refused_by_name() {
-        let base = base(&[&[
-            "etc/",
-            "file",
-            "out>../..",
-            "loop>loop",
-            "lib>usr/lib",
-            "usr/lib/x",
-            "link>file",
-        ]])
-        .await;
-        for own in [
-            tree(&["etc"]),
-            tree(&["file/x"]),
-            tree(&["out/x"]),
-            tree(&["loop/x"]),
-            tree(&["link/x"]),
-            tree(&["lib/x", "usr/lib/x"]),
-        ] {
-            let error = own.over(&base).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::Conflict);
-            let named = own.iter().any(|(path, _)| error.to_string().contains(path));
-            assert!(named, "{error}");
-        }
-        // A file over a file and a file over a link are what a layer is for.
-        tree(&["file", "link"]).over(&base).unwrap();
-    }
-
-    #[tokio::test]
     async fn a_name_outside_of_the_root_is_refused() {
         let mut builder = tar::Builder::new(Vec::new());
         let mut header = header(EntryType::Regular, 0o644);
@@ -537,23 +436,5 @@ mod tests {
         let layer = Layer::known(stated, digest, move |from| of_bytes(&bytes, from));
         let error = BaseTree::default().with_layer(&layer).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Invalid);
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(64))]
-
-        #[test]
-        fn over_nothing_and_over_itself_a_tree_stays(tree in arb_tree()) {
-            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-            let same = |laid: &Tree| {
-                let seen = crate::testing::written(laid);
-                seen == crate::testing::written(&tree)
-            };
-            prop_assert!(same(&tree.over(&BaseTree::default()).unwrap()));
-            let layer = Layer::tree(tree.clone()).unwrap();
-            let base = runtime.block_on(BaseTree::default().with_layer(&layer)).unwrap();
-            prop_assert_eq!(base.len(), tree.len());
-            prop_assert!(same(&tree.over(&base).unwrap()));
-        }
     }
 }

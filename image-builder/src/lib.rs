@@ -21,6 +21,7 @@ mod index;
 mod layer;
 pub mod layout;
 mod manifest;
+mod over;
 mod path;
 mod planner;
 mod platform;

@@ -3,7 +3,7 @@
 use crate::error::{Error, ErrorKind, Result};
 
 /// The longest path (Linux `PATH_MAX`) and the longest name (`NAME_MAX`), in bytes.
-const PATH_MAX: usize = 4096;
+pub(crate) const PATH_MAX: usize = 4096;
 const NAME_MAX: usize = 255;
 
 /// The prefix of whiteout names (image-spec, layer.md, "Whiteouts").

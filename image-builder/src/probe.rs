@@ -26,8 +26,8 @@ pub struct Probe {
 
 impl Probe {
     /// What compression must save to be worth its time, in percent of the size: weights in 32-bit
-    /// floats save about 8, and reading them back would wait for the decompression.
-    pub const THRESHOLD: u64 = 10;
+    /// floats save 8 to 10, and reading them back would wait for the decompression.
+    pub const THRESHOLD: u64 = 15;
 
     /// Layers of fewer bytes stay plain without a look: there is nothing to gain that would make
     /// up for asking more of those who read them.

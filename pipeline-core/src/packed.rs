@@ -93,7 +93,7 @@ mod tests {
     async fn what_shrinks_is_compressed_once_and_found_again() {
         let folder = tempfile::tempdir().unwrap();
         let cache = Cache::new(&folder.path().join("cache"));
-        let plain = layer(folder.path(), &[0; 1_000_000]);
+        let plain = layer(folder.path(), &vec![0; 1_000_000]);
         let first = pack(&cache, &plain).await.unwrap();
         assert_eq!(first.layer.media_type(), MediaType::ImageLayerZstd);
         let again = pack(&cache, &plain).await.unwrap();
