@@ -27,7 +27,7 @@ impl Repository {
     pub async fn oci_client(&self) -> Result<(Client, RegistryAuth)> {
         let scope = self.scope(false);
         let auth = &self.transport.auth;
-        if !auth.is_challenged() {
+        if auth.authorization(&scope).await? == Authorization::None {
             // Any answer tells what the registry wants; whether there is such a tag does not
             // matter.
             self.head_manifest("latest", &scope).await?;
