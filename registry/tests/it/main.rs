@@ -7,6 +7,8 @@ mod downgrades;
 mod faults;
 mod images;
 mod many;
+mod proxied;
 mod pulls;
 mod real;
+mod resumed;
 mod server;

@@ -1,0 +1,530 @@
+//! Real registries behind a proxy that breaks exactly what it is told to: one fault at a time, and
+//! random sequences of them.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::{StreamExt as _, stream};
+use modelship_registry::{
+    Blob, Credentials, ErrorKind, Event, PinnedReference, Profile, RegistryOptions, Repository,
+};
+use modelship_testkit::fault_proxy::{Applied, Exchange, Fault, FaultProxy, Kind, On, Plan, What};
+use modelship_testkit::{DockerRegistry, need};
+
+use crate::images::{Events, digest, noise, options, seal, source};
+
+const SIZE: usize = 1 << 20;
+const ACCEPT: &str = "application/vnd.oci.image.manifest.v1+json";
+/// Random sequences of faults; each is a seed.
+const SEEDS: u64 = 500;
+
+/// What is pushed, and how.
+#[derive(Clone)]
+struct Shape {
+    size: usize,
+    known: bool,
+    options: RegistryOptions,
+    credentials: Credentials,
+}
+
+impl Shape {
+    fn new() -> Self {
+        let mut options = options();
+        options.tries = 12;
+        let mut profile = Profile::distribution();
+        profile.put_max = 0;
+        options.profile = Some(profile);
+        Self {
+            size: SIZE,
+            known: false,
+            options,
+            credentials: Credentials::anonymous(),
+        }
+    }
+
+    fn chunked(mut self, size: u64) -> Self {
+        self.options.chunk_size = Some(size);
+        self
+    }
+
+    /// The digest is known, and the blob goes as one PUT.
+    fn whole(mut self) -> Self {
+        self.known = true;
+        if let Some(profile) = &mut self.options.profile {
+            profile.put_max = u64::MAX;
+        }
+        self
+    }
+
+    fn of_seed(seed: u64) -> Self {
+        let mut shape = Self::new();
+        shape.size = (256 << 10) + usize::try_from(seed * 7919 % (512 << 10)).unwrap();
+        match seed % 4 {
+            0 => shape.chunked(100_000),
+            1 => shape.whole(),
+            2 => {
+                shape.known = true;
+                shape
+            }
+            _ => shape,
+        }
+    }
+}
+
+/// A registry for many trials.
+struct Bench {
+    registry: DockerRegistry,
+    judge: reqwest::Client,
+}
+
+impl Bench {
+    fn new(registry: DockerRegistry) -> Self {
+        let judge = reqwest::Client::builder().no_proxy().build().unwrap();
+        Self { registry, judge }
+    }
+}
+
+/// A push through a proxy, and what came of it.
+struct Trial {
+    /// Reads what is in the registry, beside the proxy.
+    judge: reqwest::Client,
+    request: u64,
+    proxy: FaultProxy,
+    layer: Bytes,
+    events: Events,
+    result: modelship_registry::Result<PinnedReference>,
+}
+
+impl Trial {
+    async fn run(bench: &Bench, name: &str, shape: Shape, plan: Plan) -> Self {
+        let request = shape.options.chunk_size.unwrap_or(shape.size as u64);
+        let proxy = FaultProxy::start(&bench.registry.url(), plan)
+            .await
+            .unwrap();
+        let place = format!("{}/{name}", proxy.host());
+        let seed = u32::try_from(name.len()).unwrap() + name.bytes().map(u32::from).sum::<u32>();
+        let layer = noise(shape.size, seed);
+        let repository = Repository::new(&place, shape.credentials, shape.options).unwrap();
+        let mut blob = source(&layer, layer.len());
+        if shape.known {
+            blob = blob.with_digest(digest(&layer));
+        }
+        let events = Events::default();
+        let result = repository
+            .push_image(vec![blob], seal, &events.sink())
+            .await;
+        Self {
+            judge: bench.judge.clone(),
+            request,
+            proxy,
+            layer,
+            events,
+            result,
+        }
+    }
+
+    /// What is needed to see what happened.
+    fn story(&self) -> String {
+        let line = |exchange: &Exchange| {
+            let Exchange {
+                method,
+                target,
+                body_bytes,
+                status,
+                ..
+            } = exchange;
+            let path = target.split('?').next().unwrap_or_default();
+            format!("  {method} …{path} {body_bytes} -> {status:?}\n")
+        };
+        let lines: String = self.proxy.exchanges().iter().map(line).collect();
+        let notes: Vec<Event> = self.events.all();
+        let notes = notes
+            .iter()
+            .filter(|event| !matches!(event, Event::Uploading { .. }));
+        format!(
+            "{:?}\nstruck {:#?}\n{lines}{:#?}",
+            self.result.as_ref().err(),
+            self.proxy.applied(),
+            notes.collect::<Vec<_>>()
+        )
+    }
+
+    /// The image is there, whole, and getting it there cost no more than the faults did.
+    async fn check(&self, bench: &Bench, name: &str) -> Result<(), String> {
+        let fail = |what: &str| Err(format!("{name}: {what}\n{}", self.story()));
+        let Ok(pinned) = &self.result else {
+            return fail("the push failed");
+        };
+        let get = async |path: &str| {
+            let url = format!("{}/v2/{name}/{path}", bench.registry.url());
+            let answer = self
+                .judge
+                .get(url)
+                .header("Accept", ACCEPT)
+                .send()
+                .await
+                .unwrap();
+            answer.bytes().await.unwrap_or_default()
+        };
+        let bytes = get(&format!("manifests/{}", pinned.digest())).await;
+        if digest(&bytes) != *pinned.digest() {
+            return fail("the manifest is not there");
+        }
+        let manifest: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+        let listed = manifest["layers"][0]["digest"].as_str().unwrap();
+        let read = get(&format!("blobs/{listed}")).await;
+        if listed != digest(&self.layer).as_ref() || read != self.layer {
+            return fail("the layer is not there, or another");
+        }
+        let config = manifest["config"]["size"].as_u64().unwrap();
+        let cost: u64 = self
+            .proxy
+            .applied()
+            .iter()
+            .map(|applied| self.cost(applied))
+            .sum();
+        if self.proxy.body_bytes() > self.layer.len() as u64 + config + cost {
+            return fail("too much was sent");
+        }
+        self.check_order().or_else(|what| fail(&what))
+    }
+
+    /// The bytes that a fault may make us send again: what the session had. After a reset, one
+    /// request more: a registry that has not noticed the break yet names a state that it then
+    /// does not take.
+    fn cost(&self, applied: &Applied) -> u64 {
+        let unnoticed = matches!(applied.what, What::ResetAfter(_) | What::StallAfter { .. });
+        applied.session_bytes + if unnoticed { self.request } else { 0 }
+    }
+
+    /// What the requests must look like whether or not the push went well.
+    fn check_order(&self) -> Result<(), String> {
+        let exchanges = self.proxy.exchanges();
+        if !self.proxy.violations().is_empty() {
+            return Err(format!("violations: {:?}", self.proxy.violations()));
+        }
+        let signed = |exchange: &Exchange| exchange.header("authorization").is_some();
+        if exchanges.iter().any(|seen| seen.host == 1 && signed(seen)) {
+            return Err("credentials went to another host".to_owned());
+        }
+        let manifest = exchanges
+            .iter()
+            .position(|seen| seen.kind == Kind::PutManifest);
+        let upload = |seen: &Exchange| matches!(seen.kind, Kind::Patch | Kind::Commit);
+        let last = exchanges.iter().rposition(upload);
+        if manifest.is_some_and(|manifest| last.is_some_and(|last| last > manifest)) {
+            return Err("the manifest went before a blob".to_owned());
+        }
+        let mut ends: BTreeMap<&str, &Exchange> = BTreeMap::new();
+        for seen in &exchanges {
+            if let Some((_, id)) = seen.target.split_once("/uploads/")
+                && !id.is_empty()
+                && !id.starts_with('?')
+            {
+                ends.insert(id.split('?').next().unwrap_or(id), seen);
+            }
+        }
+        let ended = |seen: &Exchange| matches!(seen.kind, Kind::Commit | Kind::Cancel);
+        if ends.values().all(|last| ended(last)) {
+            Ok(())
+        } else {
+            Err("a session was left open".to_owned())
+        }
+    }
+}
+
+#[tokio::test]
+async fn each_fault_alone_is_survived() {
+    let Some(registry) = need(DockerRegistry::open().await) else {
+        return;
+    };
+    let half = SIZE as u64 / 2;
+    let bench = Bench::new(registry);
+    let once = |on: On, what| Plan::of([Fault::new(on, what)]);
+    let is = On::Is;
+    let plain = Shape::new;
+    let chunks = || Shape::new().chunked(300_000);
+    let mut impatient = Shape::new();
+    impatient.options.stall_timeout = Duration::from_millis(300);
+    let stall = What::StallAfter {
+        bytes: half,
+        time: Duration::from_secs(30),
+    };
+    let mut known = Shape::new();
+    known.credentials = Credentials::basic("me", "hunter2");
+    let cap = |status| What::BodyCap {
+        max: 300_000,
+        status,
+    };
+    let capped = || {
+        let mut shape = Shape::new();
+        if let Some(profile) = &mut shape.options.profile {
+            profile.chunk_size = Some(300_000);
+        }
+        shape
+    };
+    let redirect = |foreign| What::Redirect { foreign };
+    let cases: Vec<(&str, Shape, Plan)> = vec![
+        (
+            "reset-at-once",
+            plain(),
+            once(is(Kind::Patch), What::ResetAfter(0)),
+        ),
+        (
+            "reset-half-way",
+            plain(),
+            once(is(Kind::Patch), What::ResetAfter(half)),
+        ),
+        (
+            "reset-in-put",
+            Shape::new().whole(),
+            // The config goes beside it and is too short to be struck.
+            Plan::of([Fault::new(Kind::Commit, What::ResetAfter(half)).times(2)]),
+        ),
+        (
+            "reset-in-chunk",
+            chunks(),
+            Plan::of([Fault::new(Kind::Patch, What::ResetAfter(1000)).nth(3)]),
+        ),
+        ("stall", impatient, once(is(Kind::Patch), stall)),
+        (
+            "patch-answer-lost",
+            plain(),
+            once(is(Kind::Patch), What::LoseAnswer),
+        ),
+        (
+            "post-answer-lost",
+            plain(),
+            once(is(Kind::OpenSession), What::LoseAnswer),
+        ),
+        (
+            "commit-answer-lost",
+            plain(),
+            once(is(Kind::Commit), What::LoseAnswer),
+        ),
+        (
+            "put-answer-lost",
+            Shape::new().whole(),
+            once(is(Kind::Commit), What::LoseAnswer),
+        ),
+        (
+            "manifest-answer-lost",
+            plain(),
+            once(is(Kind::PutManifest), What::LoseAnswer),
+        ),
+        (
+            "401-on-post",
+            known.clone(),
+            once(is(Kind::OpenSession), What::Unauthorized),
+        ),
+        (
+            "401-on-patch",
+            known.clone(),
+            once(is(Kind::Patch), What::Unauthorized),
+        ),
+        (
+            "401-on-commit",
+            known.clone(),
+            once(is(Kind::Commit), What::Unauthorized),
+        ),
+        (
+            "429-on-patch",
+            plain(),
+            once(is(Kind::Patch), What::too_many_requests(0)),
+        ),
+        (
+            "429-on-commit",
+            plain(),
+            once(is(Kind::Commit), What::too_many_requests(1)),
+        ),
+        (
+            "503-on-commit",
+            plain(),
+            once(is(Kind::Commit), What::status(503)),
+        ),
+        (
+            "early-503-on-patch",
+            plain(),
+            once(is(Kind::Patch), What::early_status(503)),
+        ),
+        (
+            "stale-range",
+            chunks(),
+            Plan::of([
+                Fault::new(Kind::Patch, What::ResetAfter(1000)).nth(2),
+                Fault::new(Kind::Status, What::StaleRange(100_000)),
+            ]),
+        ),
+        (
+            "201-on-patch",
+            plain(),
+            Plan::of([Fault::new(Kind::Patch, What::CreatedOnPatch).every()]),
+        ),
+        (
+            "416-on-patch",
+            plain(),
+            once(is(Kind::Patch), What::RangeNotSatisfiable),
+        ),
+        (
+            "416-on-chunk",
+            chunks(),
+            Plan::of([Fault::new(Kind::Patch, What::RangeNotSatisfiable).nth(2)]),
+        ),
+        (
+            "416-on-put",
+            Shape::new().whole(),
+            once(is(Kind::Commit), What::RangeNotSatisfiable),
+        ),
+        (
+            "relative",
+            chunks(),
+            Plan::of([Fault::new(On::Any, What::RelativeLocation).every()]),
+        ),
+        (
+            "bare",
+            chunks(),
+            Plan::of([Fault::new(On::Any, What::BareLocation).every()]),
+        ),
+        (
+            "absolute",
+            chunks(),
+            Plan::of([Fault::new(On::Any, What::AbsoluteLocation).every()]),
+        ),
+        (
+            "foreign",
+            known.clone().chunked(300_000),
+            Plan::of([
+                Fault::new(Kind::OpenSession, What::Unauthorized),
+                Fault::new(Kind::OpenSession, What::ForeignLocation)
+                    .nth(2)
+                    .every(),
+                Fault::new(Kind::Patch, What::ForeignLocation).every(),
+            ]),
+        ),
+        (
+            "post-without-location",
+            plain(),
+            once(is(Kind::OpenSession), What::MissingLocation),
+        ),
+        ("307-here", plain(), once(is(Kind::Patch), redirect(false))),
+        (
+            "307-there",
+            known,
+            Plan::of([
+                Fault::new(Kind::OpenSession, What::Unauthorized),
+                Fault::new(Kind::Patch, redirect(true)),
+            ]),
+        ),
+        (
+            "cap-413",
+            capped(),
+            Plan::of([Fault::new(On::UploadBody, cap(413)).every()]),
+        ),
+        (
+            "cap-416",
+            capped(),
+            Plan::of([Fault::new(On::UploadBody, cap(416)).every()]),
+        ),
+        (
+            "least-chunk",
+            Shape::new().chunked(1000),
+            Plan::of([Fault::new(On::Any, What::MinChunk(400_000)).every()]),
+        ),
+    ];
+    for (name, shape, plan) in cases {
+        let name = format!("one/{name}");
+        let trial = Trial::run(&bench, &name, shape, plan).await;
+        assert!(!trial.proxy.applied().is_empty(), "{name} did not strike");
+        trial
+            .check(&bench, &name)
+            .await
+            .unwrap_or_else(|story| panic!("{story}"));
+    }
+}
+
+#[tokio::test]
+async fn a_mount_that_is_not_made_uses_the_session_it_opened() {
+    let Some(registry) = need(DockerRegistry::open().await) else {
+        return;
+    };
+    let data = noise(SIZE, 77);
+    let base = format!("{}/mount/base", registry.host());
+    let base = Repository::new(&base, Credentials::anonymous(), options()).unwrap();
+    base.push_blob(&source(&data, SIZE), &|_| {}).await.unwrap();
+    let plan = Plan::of([Fault::new(Kind::Mount, What::MountRefused)]);
+    let proxy = FaultProxy::start(&registry.url(), plan).await.unwrap();
+    let place = format!("{}/mount/app", proxy.host());
+    let app = Repository::new(&place, Credentials::anonymous(), options()).unwrap();
+    let blob = source(&data, SIZE)
+        .with_digest(digest(&data))
+        .with_mount_from("mount/base");
+    app.push_blob(&blob, &|_| {}).await.unwrap();
+    assert!(proxy.exchanges_of(Kind::OpenSession).is_empty());
+    assert_eq!(proxy.exchanges_of(Kind::Commit).len(), 1);
+    assert_eq!(proxy.violations(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn random_sequences_of_faults_are_survived() {
+    let Some(registry) = need(DockerRegistry::open().await) else {
+        return;
+    };
+    let first = std::env::var("MODELSHIP_FAULT_SEED").ok();
+    let seeds = match first.and_then(|seed| seed.parse::<u64>().ok()) {
+        Some(seed) => seed..seed + 1,
+        None => 0..SEEDS,
+    };
+    let bench = &Bench::new(registry);
+    let failed: Vec<String> = stream::iter(seeds)
+        .map(|seed| async move {
+            let shape = Shape::of_seed(seed);
+            let plan = Plan::seeded(seed, shape.size as u64);
+            let name = format!("seed/{seed}");
+            let trial = Trial::run(bench, &name, shape, plan).await;
+            trial.check(bench, &name).await
+        })
+        .buffer_unordered(16)
+        .filter_map(async |result: Result<(), String>| result.err())
+        .collect()
+        .await;
+    let count = failed.len();
+    let some: String = failed.into_iter().take(2).collect();
+    assert!(
+        count == 0,
+        "{count} seeds failed (MODELSHIP_FAULT_SEED=N runs one)\n{some}"
+    );
+}
+
+#[tokio::test]
+async fn a_source_that_fails_after_a_fault_leaves_nothing() {
+    let Some(registry) = need(DockerRegistry::open().await) else {
+        return;
+    };
+    // What a store says whose object was replaced: the second reading does not begin.
+    let plan = Plan::of([Fault::new(Kind::Patch, What::ResetAfter(SIZE as u64 / 2))]);
+    let proxy = FaultProxy::start(&registry.url(), plan).await.unwrap();
+    let place = format!("{}/replaced/app", proxy.host());
+    let repository = Repository::new(&place, Credentials::anonymous(), options()).unwrap();
+    let data = noise(SIZE, 79);
+    let opened = std::sync::atomic::AtomicBool::new(false);
+    let inner = source(&data, SIZE);
+    let blob = Blob::new("x/y", SIZE as u64, move |from| {
+        if opened.swap(true, std::sync::atomic::Ordering::Relaxed) {
+            let error = "the object was replaced (412)".into();
+            return stream::once(async { Err(error) }).boxed();
+        }
+        inner.open(from)
+    });
+    let error = repository
+        .push_image(vec![blob], seal, &|_| {})
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Source, "{error:?}");
+    let cause = std::error::Error::source(&error).unwrap().to_string();
+    assert_eq!(cause, "the object was replaced (412)");
+    assert!(proxy.exchanges_of(Kind::PutManifest).is_empty());
+    assert!(proxy.exchanges_of(Kind::Commit).is_empty());
+    assert!(repository.tags().await.unwrap().is_empty());
+    assert!(!repository.has_blob(&digest(&data)).await.unwrap());
+}
