@@ -1,4 +1,5 @@
-//! The Docker registry, the code base that most registries derive from.
+//! The Docker registry, the code base that most registries derive from: Debian's version and the
+//! current one.
 
 use std::fmt;
 use std::io::Write;
@@ -10,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::process::{Launch, Process, client, free_port, retry_taken};
 use crate::tls::{Authority, Subject};
-use crate::{Missing, Scratch, Tool, tool};
+use crate::{Missing, Scratch, TokenIssuer, Tool, tool};
 
 const USER: &str = "tester";
 
@@ -20,6 +21,28 @@ pub struct DockerRegistry {
     scratch: Scratch,
     port: u16,
     secured: Option<Secured>,
+}
+
+/// Which program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Edition {
+    /// Debian's `docker-registry`: 2.8.
+    Debian,
+    /// `distribution` 3.1.2.
+    Distribution3,
+}
+
+/// Whom it serves, and how.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub enum Security<'a> {
+    /// Everybody, over plain HTTP.
+    Open,
+    /// Those who know the password, over HTTPS.
+    TlsHtpasswd,
+    /// Those with a token of this issuer, over plain HTTP.
+    Token(&'a TokenIssuer),
 }
 
 struct Secured {
@@ -44,7 +67,7 @@ impl DockerRegistry {
     /// # Errors
     /// When it is not installed, or does not start.
     pub async fn open() -> Result<Self, Missing> {
-        retry_taken(|| Self::start(false)).await
+        Self::start(Edition::Debian, Security::Open).await
     }
 
     /// Starts a registry that speaks HTTPS to those who know the password.
@@ -52,11 +75,22 @@ impl DockerRegistry {
     /// # Errors
     /// When it or `htpasswd` is not installed, or does not start.
     pub async fn tls_htpasswd() -> Result<Self, Missing> {
-        retry_taken(|| Self::start(true)).await
+        Self::start(Edition::Debian, Security::TlsHtpasswd).await
     }
 
-    async fn start(secure: bool) -> Result<Self, Missing> {
-        let program = tool::path(Tool::DockerRegistry)?;
+    /// Starts a registry of the given edition and security.
+    ///
+    /// # Errors
+    /// When it (or `htpasswd`, where it is needed) is not installed, or does not start.
+    pub async fn start(edition: Edition, security: Security<'_>) -> Result<Self, Missing> {
+        retry_taken(|| Self::start_once(edition, security)).await
+    }
+
+    async fn start_once(edition: Edition, security: Security<'_>) -> Result<Self, Missing> {
+        let program = tool::path(match edition {
+            Edition::Debian => Tool::DockerRegistry,
+            Edition::Distribution3 => Tool::Distribution,
+        })?;
         let scratch = Scratch::new().map_err(broken)?;
         let port = free_port();
         let mut config = json!({
@@ -68,16 +102,28 @@ impl DockerRegistry {
             },
             "http": { "addr": format!("127.0.0.1:{port}") },
         });
-        let secured = if secure {
-            Some(Secured::write(&scratch, &mut config)?)
-        } else {
-            None
+        let secured = match security {
+            Security::Open => None,
+            Security::TlsHtpasswd => Some(Secured::write(&scratch, &mut config)?),
+            Security::Token(issuer) => {
+                let roots = scratch.join("issuer.crt");
+                std::fs::write(&roots, issuer.root_pem()).map_err(broken)?;
+                config["auth"] = json!({ "token": {
+                    "realm": issuer.realm(),
+                    "service": issuer.service(),
+                    "issuer": issuer.name(),
+                    "rootcertbundle": roots,
+                } });
+                None
+            }
         };
         let file = scratch.join("config.yml");
         // JSON is YAML.
         std::fs::write(&file, config.to_string()).map_err(broken)?;
         let process = Launch::new("docker-registry", program)?
             .args(["serve".as_ref(), file.as_os_str()])
+            // It would send traces to a collector on this machine.
+            .env("OTEL_TRACES_EXPORTER", "none")
             .current_dir(scratch.path())
             .start(&scratch.join("registry.log"))?;
         let mut registry = Self {

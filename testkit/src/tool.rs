@@ -22,6 +22,10 @@ pub enum Tool {
     Kubernetes,
     /// The Docker registry, from Debian.
     DockerRegistry,
+    /// The same code base's current release (`registry`), built with Go.
+    Distribution,
+    /// A registry in memory with the referrers API, built with Go.
+    ReferrersRegistry,
     /// Writer of password files (`htpasswd`), from Debian.
     Htpasswd,
     /// The store behind Kubernetes, from Debian.
@@ -61,7 +65,10 @@ pub(crate) enum Source {
     Go {
         package: &'static str,
         version: &'static str,
+        program: &'static str,
     },
+    /// The registry with referrers, built from the module beside this crate.
+    Referrers,
     /// The six programs of Kubernetes, built from the module beside this crate.
     Kubernetes,
     /// A Debian package, recognised by one of its files: a program, or an absolute path.
@@ -73,10 +80,12 @@ pub(crate) enum Source {
 
 /// The version of Kubernetes.
 pub(crate) const KUBERNETES: &str = "1.36.3";
+/// The version of the registry's package, and of our program around it: the cache is keyed by it.
+const REFERRERS: &str = "0.22.1-1";
 
 impl Tool {
     /// All tools, in the order in which they are installed.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 19] = [
         Self::DockerRegistry,
         Self::Htpasswd,
         Self::Etcd,
@@ -93,6 +102,8 @@ impl Tool {
         Self::Azurite,
         Self::Crane,
         Self::Versitygw,
+        Self::Distribution,
+        Self::ReferrersRegistry,
         Self::Kubernetes,
     ];
 
@@ -104,6 +115,8 @@ impl Tool {
             Self::Crane => "crane",
             Self::Kubernetes => "kubernetes",
             Self::DockerRegistry => "docker-registry",
+            Self::Distribution => "distribution",
+            Self::ReferrersRegistry => "referrers-registry",
             Self::Htpasswd => "htpasswd",
             Self::Etcd => "etcd",
             Self::Containerd => "containerd",
@@ -132,11 +145,19 @@ impl Tool {
             Self::Versitygw => Source::Go {
                 package: "github.com/versity/versitygw/cmd/versitygw",
                 version: "1.8.0",
+                program: "versitygw",
             },
             Self::Crane => Source::Go {
                 package: "github.com/google/go-containerregistry/cmd/crane",
                 version: "0.22.1",
+                program: "crane",
             },
+            Self::Distribution => Source::Go {
+                package: "github.com/distribution/distribution/v3/cmd/registry",
+                version: "3.1.2",
+                program: "registry",
+            },
+            Self::ReferrersRegistry => Source::Referrers,
             Self::Kubernetes => Source::Kubernetes,
             Self::DockerRegistry => debian("docker-registry", "docker-registry"),
             Self::Htpasswd => debian("apache2-utils", "htpasswd"),
@@ -159,6 +180,7 @@ impl Tool {
         let version = match self.source() {
             Source::Npm { version, .. } | Source::Go { version, .. } => version,
             Source::Kubernetes => KUBERNETES,
+            Source::Referrers => REFERRERS,
             Source::Debian { .. } => return None,
         };
         Some(cache()?.join(format!("{}-{version}", self.name())))
@@ -181,14 +203,15 @@ pub fn path(tool: Tool) -> Result<PathBuf, Missing> {
         Source::Npm { program, .. } => {
             cached.map(|dir| dir.join("node_modules/.bin").join(program))
         }
-        Source::Go { .. } => cached.map(|dir| dir.join(tool.name())),
+        Source::Go { program, .. } => cached.map(|dir| dir.join(program)),
+        Source::Referrers => cached.map(|dir| dir.join(tool.name())),
     };
     found.filter(|path| path.exists()).ok_or_else(|| {
         let origin = match tool.source() {
             Source::Debian { package, .. } => format!("Debian package {package}"),
             Source::Npm { package, .. } => format!("npm package {package}"),
             Source::Go { package, .. } => format!("Go package {package}"),
-            Source::Kubernetes => "built with Go".to_owned(),
+            Source::Kubernetes | Source::Referrers => "built with Go".to_owned(),
         };
         Missing::absent(tool.name(), format!("not installed ({origin})"))
     })

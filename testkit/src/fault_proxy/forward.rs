@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use tokio::net::TcpStream;
 
-use super::head::{Answer, Request};
 use super::plan::What;
 use super::record::Shared;
 use super::rewrite;
-use super::route::Route;
-use super::wire::{Body, Wire, as_chunk};
+use super::route::{Kind, Route};
+use super::strict::MANIFEST_BYTES;
+use crate::http::{Answer, Request};
+use crate::http::{Body, Wire, as_chunk};
 
 /// What follows a request on the client's connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -208,11 +209,15 @@ impl Turn<'_> {
         let (shared, index, route) = (self.shared, self.index, &self.route);
         let body = &mut self.request.body;
         let chunked = body.is_chunked();
+        let mut manifest = (route.kind == Kind::PutManifest).then(Vec::new);
         let copy = async {
             let mut left = limit.map_or(u64::MAX, |limit| limit.bytes);
             while let Some(data) = body.next(&mut reader, left).await? {
                 let size = data.len() as u64;
-                shared.took(index, route, size);
+                shared.took(index, route, size, true);
+                if let Some(manifest) = manifest.as_mut().filter(|m| m.len() <= MANIFEST_BYTES) {
+                    manifest.extend_from_slice(&data);
+                }
                 let data = if chunked { as_chunk(&data) } else { data };
                 if writer.send(data).await.is_err() {
                     return Ok(Pumped::Early);
@@ -225,13 +230,17 @@ impl Turn<'_> {
             if chunked && writer.send("0\r\n\r\n").await.is_err() {
                 return Ok(Pumped::Early);
             }
-            Ok(Pumped::Whole)
+            Ok::<_, io::Error>(Pumped::Whole)
         };
-        tokio::select! {
+        let done = tokio::select! {
             biased;
             done = copy => done,
             _ = answer.fill() => Ok(Pumped::Early),
+        }?;
+        if let (Pumped::Whole, Some(manifest)) = (&done, manifest) {
+            shared.manifest(index, &self.request, route, &manifest);
         }
+        Ok(done)
     }
 
     /// The head of the registry's answer; `None` when there is none.
@@ -270,7 +279,8 @@ impl Turn<'_> {
         if early {
             answer.headers.set("Connection", "close");
         }
-        self.shared.tell(self.index, answer.status);
+        self.shared
+            .tell(self.index, &self.route, answer.status, &answer.headers);
         let closes = early || left < u64::MAX || answer.closes() || self.request.closes();
         client.writer().send(answer.write()).await?;
         let (chunked, mut sent) = (answer.body.is_chunked(), 0);

@@ -6,10 +6,10 @@ use serde_json::json;
 use tokio::net::TcpStream;
 
 use super::forward::{Next, Turn};
-use super::head::{Answer, Headers, Request};
 use super::plan::What;
 use super::route::Kind;
-use super::wire::{Body, Wire};
+use crate::http::{Answer, Headers, Request};
+use crate::http::{Body, Wire};
 
 type Fields = Vec<(String, String)>;
 
@@ -78,7 +78,8 @@ impl Turn<'_> {
     async fn drain(&mut self, client: &mut Wire) -> io::Result<()> {
         let mut reader = client.reader();
         while let Some(data) = self.request.body.next(&mut reader, u64::MAX).await? {
-            self.shared.took(self.index, &self.route, data.len() as u64);
+            let size = data.len() as u64;
+            self.shared.took(self.index, &self.route, size, false);
         }
         Ok(())
     }
@@ -112,7 +113,7 @@ impl Turn<'_> {
         if early {
             headers.set("Connection", "close");
         }
-        self.shared.tell(self.index, status);
+        self.shared.tell(self.index, &self.route, status, &headers);
         let (body, head_only) = (Body::Done, self.request.method == "HEAD");
         let answer = Answer {
             status,

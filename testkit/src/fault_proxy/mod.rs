@@ -2,14 +2,13 @@
 //! checks the client's part of the OCI distribution specification.
 
 mod forward;
-mod head;
 mod inject;
 mod plan;
 mod record;
 mod rewrite;
 mod route;
 mod seeded;
-mod wire;
+mod strict;
 
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -96,6 +95,12 @@ impl FaultProxy {
     /// What the client did against the specification, with the section.
     pub fn violations(&self) -> Vec<String> {
         self.shared.state().violations.clone()
+    }
+
+    /// The upload sessions that the client was given and has neither committed nor cancelled, as
+    /// path and query, less those that the registry has forgotten.
+    pub fn open_sessions(&self) -> Vec<String> {
+        self.shared.state().strict.open_sessions()
     }
 
     /// The faults that struck.

@@ -1,12 +1,12 @@
 //! What the proxy has seen and done.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::head::{Answer, Request};
 use super::plan::{Fault, On, What};
 use super::route::{Kind, Route};
+use super::strict::{Answered, Finding, Strict};
+use crate::http::{Answer, Headers, Request};
 
 /// A request of the client, and what it was answered.
 #[derive(Clone, Debug)]
@@ -77,20 +77,23 @@ pub(super) struct State {
     pub(super) body_bytes: u64,
     /// The last credentials that the main host was given.
     authorization: Option<String>,
-    sessions: HashMap<String, Session>,
+    pub(super) strict: Strict,
 }
 
-#[derive(Default)]
-struct Session {
-    bytes: u64,
-    /// Length of the chunk that was taken last.
-    last_chunk: Option<u64>,
+impl State {
+    /// Records what an exchange did against the specification.
+    fn find(&mut self, exchange: usize, found: Vec<Finding>) {
+        let Exchange { method, target, .. } = &self.exchanges[exchange];
+        let text = |finding| format!("#{exchange} {method} {target}: {finding}");
+        self.violations.extend(found.into_iter().map(text));
+    }
 }
 
 impl Shared {
     pub(super) fn new(upstream: SocketAddr, hosts: [String; 2], faults: Vec<Fault>) -> Self {
         let state = State {
             counts: vec![0; faults.len()],
+            strict: Strict::new(hosts.clone()),
             ..State::default()
         };
         Self {
@@ -144,68 +147,86 @@ impl Shared {
             body_bytes: 0,
             status: None,
         });
-        (state.exchanges.len() - 1, strikes)
+        let exchange = state.exchanges.len() - 1;
+        let found = state.strict.check(host, request, route);
+        state.find(exchange, found);
+        (exchange, strikes)
     }
 
-    /// Notes that bytes of the body came.
-    pub(super) fn took(&self, exchange: usize, route: &Route, bytes: u64) {
+    /// Notes that bytes of the body came, and went on to the registry or not.
+    pub(super) fn took(&self, exchange: usize, route: &Route, bytes: u64, forwarded: bool) {
         let mut state = self.state();
         state.exchanges[exchange].body_bytes += bytes;
         if is_upload(route.kind) {
             state.body_bytes += bytes;
         }
-        if let Some(session) = route.session() {
-            state.sessions.entry(session).or_default().bytes += bytes;
-        }
+        state.strict.took(route, bytes, forwarded);
+    }
+
+    /// Looks at a manifest that has come wholly.
+    pub(super) fn manifest(&self, exchange: usize, request: &Request, route: &Route, body: &[u8]) {
+        let mut state = self.state();
+        let found = state.strict.manifest(request, route, body);
+        state.find(exchange, found);
     }
 
     /// Notes that a fault struck.
     pub(super) fn apply(&self, exchange: usize, route: &Route, what: &What) {
         let mut state = self.state();
-        let session = route.session();
-        let session = session.and_then(|session| state.sessions.get(&session));
+        let session = state.strict.session(route);
         let session_bytes = session.map_or(0, |session| session.bytes);
-        let Exchange {
-            kind,
-            method,
-            target,
-            body_bytes,
-            ..
-        } = state.exchanges[exchange].clone();
-        state.applied.push(Applied {
+        let seen = &state.exchanges[exchange];
+        let applied = Applied {
             what: what.clone(),
             exchange,
-            kind,
-            method,
-            target,
-            request_bytes: body_bytes,
+            kind: seen.kind,
+            method: seen.method.clone(),
+            target: seen.target.clone(),
+            request_bytes: seen.body_bytes,
             session_bytes,
-        });
+        };
+        state.applied.push(applied);
     }
 
     /// Notes what the registry answered, before faults and whether or not the client gets it.
     pub(super) fn answered(&self, exchange: usize, route: &Route, answer: &Answer) {
         let mut state = self.state();
-        let chunk = state.exchanges[exchange].body_bytes;
-        if let (Kind::Patch, 200..300, Some(session)) = (route.kind, answer.status, route.session())
-        {
-            state.sessions.entry(session).or_default().last_chunk = Some(chunk);
-        }
+        let Exchange {
+            host,
+            target,
+            body_bytes,
+            ..
+        } = state.exchanges[exchange].clone();
+        let seen = Answered {
+            host,
+            target: &target,
+            route,
+            status: answer.status,
+            headers: &answer.headers,
+        };
+        state.strict.answered(&seen, body_bytes);
     }
 
     /// Notes what the client is about to be told.
-    pub(super) fn tell(&self, exchange: usize, status: u16) {
-        self.state().exchanges[exchange].status = Some(status);
+    pub(super) fn tell(&self, exchange: usize, route: &Route, status: u16, headers: &Headers) {
+        let mut state = self.state();
+        state.exchanges[exchange].status = Some(status);
+        let Exchange { host, target, .. } = state.exchanges[exchange].clone();
+        state.strict.told(&Answered {
+            host,
+            target: &target,
+            route,
+            status,
+            headers,
+        });
     }
 
     /// Whether the chunk before this one was smaller than `min`.
     pub(super) fn follows_small(&self, route: &Route, min: u64) -> bool {
         let state = self.state();
-        let session = route.session().filter(|_| route.kind == Kind::Patch);
-        let session = session.and_then(|session| state.sessions.get(&session));
-        session
-            .and_then(|session| session.last_chunk)
-            .is_some_and(|last| last < min)
+        let session = state.strict.session(route);
+        let last = session.and_then(|session| session.last_chunk);
+        route.kind == Kind::Patch && last.is_some_and(|last| last < min)
     }
 
     pub(super) fn authorization(&self) -> Option<String> {

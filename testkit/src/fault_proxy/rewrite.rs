@@ -3,9 +3,9 @@
 use bytes::{Bytes, BytesMut};
 
 use super::forward::Turn;
-use super::head::Answer;
 use super::plan::What;
 use super::route::Kind;
+use crate::http::Answer;
 
 /// Changes the head of an answer; gives the faults that did.
 pub(super) fn rewrite(turn: &Turn<'_>, answer: &mut Answer) -> Vec<What> {

@@ -9,8 +9,16 @@ use crate::Missing;
 use crate::process::Launch;
 
 /// The Go module that pins Kubernetes.
-const GO_MOD: &str = include_str!("../../kubernetes/go.mod");
-const GO_SUM: &str = include_str!("../../kubernetes/go.sum");
+const KUBERNETES_MODULE: [(&str, &str); 2] = [
+    ("go.mod", include_str!("../../kubernetes/go.mod")),
+    ("go.sum", include_str!("../../kubernetes/go.sum")),
+];
+/// The Go module that is the registry with referrers.
+const REFERRERS_MODULE: [(&str, &str); 3] = [
+    ("go.mod", include_str!("../../referrers-registry/go.mod")),
+    ("go.sum", include_str!("../../referrers-registry/go.sum")),
+    ("main.go", include_str!("../../referrers-registry/main.go")),
+];
 const KUBERNETES_PROGRAMS: [&str; 6] = [
     "kube-apiserver",
     "kube-controller-manager",
@@ -99,7 +107,9 @@ fn build(tool: Tool, progress: Progress<'_>) -> Result<(), Missing> {
             progress(&format!("install {package} {version} from npm"));
             npm(tool, &format!("{package}@{version}"), &building, &log)?;
         }
-        Source::Go { package, version } => {
+        Source::Go {
+            package, version, ..
+        } => {
             progress(&format!(
                 "build {} {version} with Go, about a minute",
                 tool.name()
@@ -114,6 +124,10 @@ fn build(tool: Tool, progress: Progress<'_>) -> Result<(), Missing> {
         Source::Kubernetes => {
             progress("build Kubernetes with Go, about six minutes, 2 GB of memory");
             kubernetes(tool, &building, &done, &log)?;
+        }
+        Source::Referrers => {
+            progress("build the registry with referrers with Go, about a minute");
+            referrers(tool, &building, &log)?;
         }
         Source::Debian { .. } => {}
     }
@@ -147,14 +161,33 @@ fn go(tool: Tool) -> Result<Launch, Missing> {
         .env("GOFLAGS", "-mod=mod"))
 }
 
+/// Writes a Go module into a folder of its own.
+fn module(files: &[(&str, &str)]) -> std::io::Result<tempfile::TempDir> {
+    let folder = tempfile::tempdir()?;
+    for (name, text) in files {
+        std::fs::write(folder.path().join(name), text)?;
+    }
+    Ok(folder)
+}
+
+fn referrers(tool: Tool, building: &Path, log: &Path) -> Result<(), Missing> {
+    let module = module(&REFERRERS_MODULE).map_err(|error| broken(tool, error))?;
+    go(tool)?
+        .args(["build", "-trimpath", "-o"])
+        .args([building.join(tool.name()).as_os_str(), ".".as_ref()])
+        .env("GOFLAGS", "-mod=readonly")
+        .env("CGO_ENABLED", "0")
+        .current_dir(module.path())
+        .start(log)?
+        .wait()
+}
+
 /// One call builds all programs, for they share most of their packages.
 fn kubernetes(tool: Tool, building: &Path, done: &Path, log: &Path) -> Result<(), Missing> {
     let io = |error: std::io::Error| broken(tool, error);
     // Kept when the build is killed, so that the next goes on from there.
     let build_cache = done.with_added_extension("gocache");
-    let module = tempfile::tempdir().map_err(io)?;
-    std::fs::write(module.path().join("go.mod"), GO_MOD).map_err(io)?;
-    std::fs::write(module.path().join("go.sum"), GO_SUM).map_err(io)?;
+    let module = module(&KUBERNETES_MODULE).map_err(io)?;
     let minor = KUBERNETES.split('.').nth(1).unwrap_or_default();
     // Without these the server reports v0.0.0-master.
     let version = "-X k8s.io/component-base/version.git";

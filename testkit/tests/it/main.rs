@@ -6,6 +6,7 @@ mod judges;
 mod killed;
 mod node;
 mod proxy;
+mod registries;
 mod services;
 
 use std::path::Path;

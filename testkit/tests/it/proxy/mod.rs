@@ -2,6 +2,8 @@
 
 mod answers;
 mod push;
+mod seeded;
+mod strict;
 
 use modelship_testkit::fault_proxy::{Fault, Plan, What};
 use modelship_testkit::{DockerRegistry, FaultProxy, need};
@@ -49,7 +51,11 @@ impl Bench {
             false => target.to_owned(),
         };
         let method = Method::from_bytes(method.as_bytes()).unwrap();
+        let empty = body.is_empty() && (method == "POST" || method == "PUT");
         let mut request = self.client.request(method, url).body(body);
+        if empty {
+            request = request.header("Content-Length", "0");
+        }
         for (name, value) in headers {
             request = request.header(*name, *value);
         }

@@ -13,13 +13,13 @@ const HEAD_BYTES: usize = 64 * 1024;
 const READ_BYTES: usize = 64 * 1024;
 
 /// One end of the proxy: a connection, and what came through it and is not used yet.
-pub(super) struct Wire {
+pub(crate) struct Wire {
     stream: TcpStream,
     inbox: BytesMut,
 }
 
 impl Wire {
-    pub(super) fn new(stream: TcpStream) -> Self {
+    pub(crate) fn new(stream: TcpStream) -> Self {
         // Small heads must not wait for the acknowledgement of the previous one.
         let _ = stream.set_nodelay(true);
         Self {
@@ -29,7 +29,7 @@ impl Wire {
     }
 
     /// Splits into a half that reads and a half that writes.
-    pub(super) fn halves(&mut self) -> (Reader<'_>, Writer<'_>) {
+    pub(crate) fn halves(&mut self) -> (Reader<'_>, Writer<'_>) {
         let reader = Reader {
             stream: &self.stream,
             inbox: &mut self.inbox,
@@ -37,22 +37,22 @@ impl Wire {
         (reader, Writer(&self.stream))
     }
 
-    pub(super) fn reader(&mut self) -> Reader<'_> {
+    pub(crate) fn reader(&mut self) -> Reader<'_> {
         self.halves().0
     }
 
-    pub(super) fn writer(&self) -> Writer<'_> {
+    pub(crate) fn writer(&self) -> Writer<'_> {
         Writer(&self.stream)
     }
 
     /// Ends with a RST, so that the other side sees "connection reset by peer".
-    pub(super) fn reset(self) {
+    pub(crate) fn reset(self) {
         let _ = self.stream.set_zero_linger();
     }
 
     /// Ends so that the last answer arrives: closing with bytes unread would reset the connection
     /// (RFC 9112, section 9.6).
-    pub(super) async fn linger(mut self) {
+    pub(crate) async fn linger(mut self) {
         use tokio::io::AsyncWriteExt;
         let _ = self.stream.shutdown().await;
         let rest = async {
@@ -65,14 +65,14 @@ impl Wire {
 }
 
 /// The reading half of a [`Wire`].
-pub(super) struct Reader<'a> {
+pub(crate) struct Reader<'a> {
     stream: &'a TcpStream,
     inbox: &'a mut BytesMut,
 }
 
 impl Reader<'_> {
     /// Reads what is there, at least a byte; 0 at the end. Nothing is lost when it is cancelled.
-    pub(super) async fn fill(&mut self) -> io::Result<usize> {
+    pub(crate) async fn fill(&mut self) -> io::Result<usize> {
         loop {
             self.stream.readable().await?;
             self.inbox.reserve(READ_BYTES);
@@ -84,7 +84,7 @@ impl Reader<'_> {
     }
 
     /// The bytes up to the empty line; `None` when the connection ended before the first.
-    pub(super) async fn head(&mut self) -> io::Result<Option<Bytes>> {
+    pub(crate) async fn head(&mut self) -> io::Result<Option<Bytes>> {
         let mut seen = 0;
         loop {
             let found = self.inbox[seen..]
@@ -132,10 +132,10 @@ impl Reader<'_> {
 }
 
 /// The writing half of a [`Wire`].
-pub(super) struct Writer<'a>(&'a TcpStream);
+pub(crate) struct Writer<'a>(&'a TcpStream);
 
 impl Writer<'_> {
-    pub(super) async fn send(&self, data: impl AsRef<[u8]>) -> io::Result<()> {
+    pub(crate) async fn send(&self, data: impl AsRef<[u8]>) -> io::Result<()> {
         let mut data = data.as_ref();
         while !data.is_empty() {
             self.0.writable().await?;
@@ -151,7 +151,7 @@ impl Writer<'_> {
 
 /// What is left of a message's body (RFC 9112, section 6.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Body {
+pub(crate) enum Body {
     /// So many bytes.
     Length(u64),
     /// Chunks; so many bytes are left of this one.
@@ -164,7 +164,7 @@ pub(super) enum Body {
 
 impl Body {
     /// The next bytes, at most `max`; `None` at the end of the body.
-    pub(super) async fn next(
+    pub(crate) async fn next(
         &mut self,
         from: &mut Reader<'_>,
         max: u64,
@@ -213,13 +213,13 @@ impl Body {
         Ok(Some(data))
     }
 
-    pub(super) fn is_chunked(self) -> bool {
+    pub(crate) fn is_chunked(self) -> bool {
         matches!(self, Self::Chunked { .. })
     }
 }
 
 /// `data` as one chunk.
-pub(super) fn as_chunk(data: &[u8]) -> Bytes {
+pub(crate) fn as_chunk(data: &[u8]) -> Bytes {
     let mut chunk = BytesMut::from(format!("{:x}\r\n", data.len()).as_bytes());
     chunk.extend_from_slice(data);
     chunk.extend_from_slice(b"\r\n");

@@ -4,20 +4,20 @@ use super::wire::Body;
 
 /// The fields of a head.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Headers(pub(super) Vec<(String, String)>);
+pub(crate) struct Headers(pub(crate) Vec<(String, String)>);
 
 impl Headers {
-    pub(super) fn get(&self, name: &str) -> Option<&str> {
+    pub(crate) fn get(&self, name: &str) -> Option<&str> {
         let same = |(known, _): &&(String, String)| known.eq_ignore_ascii_case(name);
         self.0.iter().find(same).map(|(_, value)| value.as_str())
     }
 
-    pub(super) fn remove(&mut self, name: &str) {
+    pub(crate) fn remove(&mut self, name: &str) {
         self.0
             .retain(|(known, _)| !known.eq_ignore_ascii_case(name));
     }
 
-    pub(super) fn set(&mut self, name: &str, value: impl Into<String>) {
+    pub(crate) fn set(&mut self, name: &str, value: impl Into<String>) {
         self.remove(name);
         self.0.push((name.to_owned(), value.into()));
     }
@@ -66,16 +66,16 @@ fn is_token(byte: u8) -> bool {
 
 /// The head of a request.
 #[derive(Clone, Debug)]
-pub(super) struct Request {
-    pub(super) method: String,
+pub(crate) struct Request {
+    pub(crate) method: String,
     /// Path and query, as sent.
-    pub(super) target: String,
-    pub(super) headers: Headers,
-    pub(super) body: Body,
+    pub(crate) target: String,
+    pub(crate) headers: Headers,
+    pub(crate) body: Body,
 }
 
 impl Request {
-    pub(super) fn parse(head: &[u8]) -> Result<Self, String> {
+    pub(crate) fn parse(head: &[u8]) -> Result<Self, String> {
         let head = std::str::from_utf8(head).map_err(|_| "a head that is not UTF-8")?;
         let (first, lines) = head.split_once("\r\n").unwrap_or((head, ""));
         let mut parts = first.split(' ');
@@ -106,32 +106,32 @@ impl Request {
         })
     }
 
-    pub(super) fn write(&self) -> String {
+    pub(crate) fn write(&self) -> String {
         let first = format!("{} {} HTTP/1.1", self.method, self.target);
         self.headers.write(&first)
     }
 
-    pub(super) fn closes(&self) -> bool {
+    pub(crate) fn closes(&self) -> bool {
         self.headers.closes()
     }
 
     /// Whether it has a body of at least a byte.
-    pub(super) fn has_body(&self) -> bool {
+    pub(crate) fn has_body(&self) -> bool {
         !matches!(self.body, Body::Length(0) | Body::Done)
     }
 }
 
 /// The head of an answer.
 #[derive(Clone, Debug)]
-pub(super) struct Answer {
-    pub(super) status: u16,
-    pub(super) headers: Headers,
-    pub(super) body: Body,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: Headers,
+    pub(crate) body: Body,
 }
 
 impl Answer {
     /// Reads the head of an answer to a request of `method`.
-    pub(super) fn parse(head: &[u8], method: &str) -> Result<Self, String> {
+    pub(crate) fn parse(head: &[u8], method: &str) -> Result<Self, String> {
         let head = String::from_utf8_lossy(head);
         let (first, lines) = head.split_once("\r\n").unwrap_or((&head, ""));
         let status = first.split(' ').nth(1).and_then(|code| code.parse().ok());
@@ -151,12 +151,12 @@ impl Answer {
         })
     }
 
-    pub(super) fn write(&self) -> String {
+    pub(crate) fn write(&self) -> String {
         // The reason phrase has no meaning (RFC 9112, section 4), but its space must be there.
         self.headers.write(&format!("HTTP/1.1 {} ", self.status))
     }
 
-    pub(super) fn closes(&self) -> bool {
+    pub(crate) fn closes(&self) -> bool {
         self.headers.closes() || self.body == Body::UntilClose
     }
 }
