@@ -2,6 +2,7 @@
 //! random sequences of them.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,7 +11,7 @@ use modelship_registry::{
     Blob, Credentials, ErrorKind, Event, PinnedReference, Profile, RegistryOptions, Repository,
 };
 use modelship_testkit::fault_proxy::{Applied, Exchange, Fault, FaultProxy, Kind, On, Plan, What};
-use modelship_testkit::{DockerRegistry, need};
+use modelship_testkit::{DockerRegistry, Edition, Security, need};
 
 use crate::images::{Events, digest, noise, options, seal, source};
 
@@ -465,15 +466,11 @@ async fn a_mount_that_is_not_made_uses_the_session_it_opened() {
     assert_eq!(proxy.violations(), Vec::<String>::new());
 }
 
-#[tokio::test]
-async fn random_sequences_of_faults_are_survived() {
-    let Some(registry) = need(DockerRegistry::open().await) else {
-        return;
-    };
+async fn random_sequences(registry: DockerRegistry, seeds: Range<u64>) {
     let first = std::env::var("MODELSHIP_FAULT_SEED").ok();
     let seeds = match first.and_then(|seed| seed.parse::<u64>().ok()) {
         Some(seed) => seed..seed + 1,
-        None => 0..SEEDS,
+        None => seeds,
     };
     let bench = &Bench::new(registry);
     let failed: Vec<String> = stream::iter(seeds)
@@ -494,6 +491,21 @@ async fn random_sequences_of_faults_are_survived() {
         count == 0,
         "{count} seeds failed (MODELSHIP_FAULT_SEED=N runs one)\n{some}"
     );
+}
+
+#[tokio::test]
+async fn random_sequences_of_faults_are_survived() {
+    if let Some(registry) = need(DockerRegistry::open().await) {
+        random_sequences(registry, 0..SEEDS).await;
+    }
+}
+
+#[tokio::test]
+async fn random_sequences_of_faults_are_survived_with_the_current_registry() {
+    let registry = DockerRegistry::start(Edition::Distribution3, Security::Open).await;
+    if let Some(registry) = need(registry) {
+        random_sequences(registry, SEEDS..SEEDS + 100).await;
+    }
 }
 
 #[tokio::test]

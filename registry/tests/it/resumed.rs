@@ -9,7 +9,7 @@ use futures::StreamExt as _;
 use modelship_registry::{
     Blob, Credentials, Descriptor, ErrorKind, Event, Profile, RegistryOptions, Repository,
 };
-use modelship_testkit::{DockerRegistry, need};
+use modelship_testkit::{DockerRegistry, Edition, Security, need};
 
 use crate::images::{Events, LAYER, digest, noise, options};
 use crate::server::{Reply, Seen, Server};
@@ -141,6 +141,14 @@ async fn after_a_kill_a_registry_that_forgets_gets_it_all() {
         return;
     };
     kill_and_go_on(&registry, false).await;
+}
+
+#[tokio::test]
+async fn after_a_kill_a_registry_that_keeps_sessions_gets_the_rest() {
+    let registry = DockerRegistry::start(Edition::Distribution3, Security::Open).await;
+    if let Some(registry) = need(registry) {
+        kill_and_go_on(&registry, true).await;
+    }
 }
 
 const SESSION: &str = "/v2/team/app/blobs/uploads/s1";
