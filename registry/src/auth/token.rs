@@ -34,6 +34,10 @@ impl Scope {
         Self(vec![format!("repository:{repository}:pull,push")])
     }
 
+    pub(crate) fn delete(repository: &str) -> Self {
+        Self(vec![format!("repository:{repository}:delete")])
+    }
+
     /// Adds reading of another repository, which a mount from it needs.
     pub(crate) fn and_pull(mut self, repository: &str) -> Self {
         self.0.push(format!("repository:{repository}:pull"));

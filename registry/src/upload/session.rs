@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Method, header};
+use http::{Method, StatusCode, header};
 use oci_spec::image::Digest;
 use url::Url;
 
@@ -13,6 +13,7 @@ use super::pump::Pump;
 use super::request::Span;
 use super::tries::Tries;
 use super::{Failure, STAGE, Upload};
+use crate::auth::Scope;
 use crate::blob::Event;
 use crate::endpoint::with_digest;
 use crate::error::{Error, ErrorKind, Result};
@@ -201,13 +202,21 @@ impl Transfer<'_> {
     /// Ends a session that will not be committed, so that the registry need not keep its bytes
     /// until it expires. A failure here changes nothing.
     pub(super) async fn cancel(&self) {
-        let call = Call::new(
-            "cancel upload",
-            Method::DELETE,
-            self.session.clone(),
-            &self.upload.scope,
-        );
-        let _ = self.upload.transport.once(&call).await;
+        // After a break some registries know the session by a newer address only.
+        if self.end(&self.session).await == Some(StatusCode::RANGE_NOT_SATISFIABLE)
+            && let Some((session, _)) = status(self.upload, &self.session).await
+        {
+            self.end(&session).await;
+        }
+    }
+
+    async fn end(&self, session: &Url) -> Option<StatusCode> {
+        let transport = self.upload.transport;
+        // Registries that give out tokens count this as a deletion.
+        let scope = Scope::delete(transport.endpoint.repository());
+        let call = Call::new("cancel upload", Method::DELETE, session.clone(), &scope);
+        let response = transport.once(&call).await.ok()?;
+        Some(response.status())
     }
 }
 

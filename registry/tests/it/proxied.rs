@@ -1,7 +1,6 @@
 //! Real registries behind a proxy that breaks exactly what it is told to: one fault at a time, and
 //! random sequences of them.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -11,7 +10,8 @@ use modelship_registry::{
     Blob, Credentials, ErrorKind, Event, PinnedReference, Profile, RegistryOptions, Repository,
 };
 use modelship_testkit::fault_proxy::{Applied, Exchange, Fault, FaultProxy, Kind, On, Plan, What};
-use modelship_testkit::{DockerRegistry, Edition, Security, need};
+use modelship_testkit::token_issuer::Options;
+use modelship_testkit::{DockerRegistry, Edition, Security, TokenIssuer, need};
 
 use crate::images::{Events, digest, noise, options, seal, source};
 
@@ -77,19 +77,40 @@ impl Shape {
 struct Bench {
     registry: DockerRegistry,
     judge: reqwest::Client,
+    /// Of a registry that wants tokens.
+    issuer: Option<TokenIssuer>,
 }
 
 impl Bench {
     fn new(registry: DockerRegistry) -> Self {
         let judge = reqwest::Client::builder().no_proxy().build().unwrap();
-        Self { registry, judge }
+        Self {
+            registry,
+            judge,
+            issuer: None,
+        }
+    }
+
+    /// What the registry has at `path` in the repository `name`, asked for beside the proxy.
+    async fn get(&self, name: &str, path: &str) -> Bytes {
+        let url = format!("{}/v2/{name}/{path}", self.registry.url());
+        let mut request = self.judge.get(url).header("Accept", ACCEPT);
+        if let Some(issuer) = &self.issuer {
+            let (realm, service) = (issuer.realm(), issuer.service());
+            let url = format!("{realm}?service={service}&scope=repository:{name}:pull");
+            let ask = self.judge.get(url).basic_auth("tester", Some("secret"));
+            let answer = ask.send().await.unwrap().bytes().await.unwrap();
+            let answer: serde_json::Value = serde_json::from_slice(&answer).unwrap();
+            request = request.bearer_auth(answer["token"].as_str().unwrap());
+        }
+        let answer = request.send().await.unwrap();
+        answer.bytes().await.unwrap_or_default()
     }
 }
 
 /// A push through a proxy, and what came of it.
 struct Trial {
-    /// Reads what is in the registry, beside the proxy.
-    judge: reqwest::Client,
+    /// Bytes per request.
     request: u64,
     proxy: FaultProxy,
     layer: Bytes,
@@ -116,7 +137,6 @@ impl Trial {
             .push_image(vec![blob], seal, &events.sink())
             .await;
         Self {
-            judge: bench.judge.clone(),
             request,
             proxy,
             layer,
@@ -157,24 +177,15 @@ impl Trial {
         let Ok(pinned) = &self.result else {
             return fail("the push failed");
         };
-        let get = async |path: &str| {
-            let url = format!("{}/v2/{name}/{path}", bench.registry.url());
-            let answer = self
-                .judge
-                .get(url)
-                .header("Accept", ACCEPT)
-                .send()
-                .await
-                .unwrap();
-            answer.bytes().await.unwrap_or_default()
-        };
-        let bytes = get(&format!("manifests/{}", pinned.digest())).await;
+        let bytes = bench
+            .get(name, &format!("manifests/{}", pinned.digest()))
+            .await;
         if digest(&bytes) != *pinned.digest() {
             return fail("the manifest is not there");
         }
         let manifest: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
         let listed = manifest["layers"][0]["digest"].as_str().unwrap();
-        let read = get(&format!("blobs/{listed}")).await;
+        let read = bench.get(name, &format!("blobs/{listed}")).await;
         if listed != digest(&self.layer).as_ref() || read != self.layer {
             return fail("the layer is not there, or another");
         }
@@ -217,20 +228,9 @@ impl Trial {
         if manifest.is_some_and(|manifest| last.is_some_and(|last| last > manifest)) {
             return Err("the manifest went before a blob".to_owned());
         }
-        let mut ends: BTreeMap<&str, &Exchange> = BTreeMap::new();
-        for seen in &exchanges {
-            if let Some((_, id)) = seen.target.split_once("/uploads/")
-                && !id.is_empty()
-                && !id.starts_with('?')
-            {
-                ends.insert(id.split('?').next().unwrap_or(id), seen);
-            }
-        }
-        let ended = |seen: &Exchange| matches!(seen.kind, Kind::Commit | Kind::Cancel);
-        if ends.values().all(|last| ended(last)) {
-            Ok(())
-        } else {
-            Err("a session was left open".to_owned())
+        match &self.proxy.open_sessions()[..] {
+            [] => Ok(()),
+            open => Err(format!("sessions were left open: {open:?}")),
         }
     }
 }
@@ -466,17 +466,23 @@ async fn a_mount_that_is_not_made_uses_the_session_it_opened() {
     assert_eq!(proxy.violations(), Vec::<String>::new());
 }
 
-async fn random_sequences(registry: DockerRegistry, seeds: Range<u64>) {
+async fn random_sequences(bench: Bench, seeds: Range<u64>) {
     let first = std::env::var("MODELSHIP_FAULT_SEED").ok();
     let seeds = match first.and_then(|seed| seed.parse::<u64>().ok()) {
         Some(seed) => seed..seed + 1,
         None => seeds,
     };
-    let bench = &Bench::new(registry);
+    let bench = &bench;
     let failed: Vec<String> = stream::iter(seeds)
         .map(|seed| async move {
-            let shape = Shape::of_seed(seed);
-            let plan = Plan::seeded(seed, shape.size as u64);
+            let mut shape = Shape::of_seed(seed);
+            let size = shape.size as u64;
+            let plan = if bench.issuer.is_some() {
+                shape.credentials = Credentials::basic("tester", "secret");
+                Plan::seeded_with_auth(seed, size)
+            } else {
+                Plan::seeded(seed, size)
+            };
             let name = format!("seed/{seed}");
             let trial = Trial::run(bench, &name, shape, plan).await;
             trial.check(bench, &name).await
@@ -496,7 +502,7 @@ async fn random_sequences(registry: DockerRegistry, seeds: Range<u64>) {
 #[tokio::test]
 async fn random_sequences_of_faults_are_survived() {
     if let Some(registry) = need(DockerRegistry::open().await) {
-        random_sequences(registry, 0..SEEDS).await;
+        random_sequences(Bench::new(registry), 0..SEEDS).await;
     }
 }
 
@@ -504,7 +510,20 @@ async fn random_sequences_of_faults_are_survived() {
 async fn random_sequences_of_faults_are_survived_with_the_current_registry() {
     let registry = DockerRegistry::start(Edition::Distribution3, Security::Open).await;
     if let Some(registry) = need(registry) {
-        random_sequences(registry, SEEDS..SEEDS + 100).await;
+        random_sequences(Bench::new(registry), SEEDS..SEEDS + 100).await;
+    }
+}
+
+#[tokio::test]
+async fn random_sequences_of_faults_are_survived_with_tokens() {
+    let Some(issuer) = need(TokenIssuer::start(Options::default()).await) else {
+        return;
+    };
+    let registry = DockerRegistry::start(Edition::Debian, Security::Token(&issuer)).await;
+    if let Some(registry) = need(registry) {
+        let mut bench = Bench::new(registry);
+        bench.issuer = Some(issuer);
+        random_sequences(bench, SEEDS + 100..SEEDS + 200).await;
     }
 }
 
