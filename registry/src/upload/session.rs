@@ -99,7 +99,7 @@ impl Transfer<'_> {
                     at = to;
                 }
                 Err(Failure::Again(error, asked)) => {
-                    at = match self.resume(at, &error, asked, tries).await {
+                    at = match self.resume(at, &error, asked, tries).await? {
                         Some(have) => have,
                         None => return Err(Failure::Again(error, asked)),
                     };
@@ -172,17 +172,21 @@ impl Transfer<'_> {
         error: &Error,
         asked: Option<Duration>,
         tries: &mut Tries<'_>,
-    ) -> Option<u64> {
-        let pause = tries.pause(asked)?;
+    ) -> Result<Option<u64>> {
+        let Some(pause) = tries.pause(asked) else {
+            return Ok(None);
+        };
         let have = match self.upload.transport.uploads.profile.resume {
-            Resume::Never => return None,
+            Resume::Never => return Ok(None),
             Resume::Acknowledged => {
                 tokio::time::sleep(pause).await;
                 at
             }
             Resume::Status => {
                 tokio::time::sleep(pause).await;
-                let (session, have) = status(self.upload, &self.session).await?;
+                let Some((session, have)) = status(self.upload, &self.session).await? else {
+                    return Ok(None);
+                };
                 self.move_to(session).await;
                 have
             }
@@ -190,13 +194,13 @@ impl Transfer<'_> {
         // `0-0` may mean no byte or one. Less than a finished request left there is a stale
         // answer, seen from ECR.
         if have <= 1 || have < at || have > self.upload.blob.size() {
-            return None;
+            return Ok(None);
         }
         self.upload.report_retry(tries.number(), error);
         report_resumed(self.upload, have);
         tries.fail();
         tries.gained(have - at);
-        Some(have)
+        Ok(Some(have))
     }
 
     /// Ends a session that will not be committed, so that the registry need not keep its bytes
@@ -204,7 +208,7 @@ impl Transfer<'_> {
     pub(super) async fn cancel(&self) {
         // After a break some registries know the session by a newer address only.
         if self.end(&self.session).await == Some(StatusCode::RANGE_NOT_SATISFIABLE)
-            && let Some((session, _)) = status(self.upload, &self.session).await
+            && let Ok(Some((session, _))) = status(self.upload, &self.session).await
         {
             self.end(&session).await;
         }
@@ -220,21 +224,26 @@ impl Transfer<'_> {
     }
 }
 
-/// Asks the registry where a session stands: its address from now on, and the bytes it has.
-pub(super) async fn status(upload: &Upload<'_>, session: &Url) -> Option<(Url, u64)> {
+/// Asks the registry where a session stands: its address from now on, and the bytes it has. None
+/// when it does not say. A registry that can not be reached is an error: the session may live on,
+/// and a new one would be no nearer.
+pub(super) async fn status(upload: &Upload<'_>, session: &Url) -> Result<Option<(Url, u64)>> {
     let (transport, url) = (upload.transport, session.clone());
     let call = Call::new("resume upload", Method::GET, url, &upload.scope);
-    let response = transport.send(&call).await.ok()?;
-    if !response.status().is_success() {
-        return None;
-    }
-    let have = received(response.headers())?;
-    let session = if response.headers().contains_key(header::LOCATION) {
-        transport.location(&response, STAGE).ok()?
-    } else {
-        session.clone()
+    let response = match transport.send(&call).await {
+        Ok(response) if response.status().is_success() => response,
+        Err(error) if matches!(error.kind(), ErrorKind::Unreachable | ErrorKind::Timeout) => {
+            return Err(error);
+        }
+        _ => return Ok(None),
     };
-    Some((session, have))
+    let located = response.headers().contains_key(header::LOCATION);
+    let session = if located {
+        transport.location(&response, STAGE).ok()
+    } else {
+        Some(session.clone())
+    };
+    Ok(session.zip(received(response.headers())))
 }
 
 pub(super) fn report_resumed(upload: &Upload<'_>, offset: u64) {

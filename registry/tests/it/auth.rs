@@ -20,16 +20,18 @@ fn registry(seen: &Seen) -> Reply {
     }
 }
 
-/// A token server whose n-th token is `tN`.
+/// A token server whose n-th token is `tN`. Those for deleting, which ending a broken upload
+/// takes, are not counted.
 async fn tokens(field: &'static str) -> Server {
     let count = AtomicUsize::new(0);
-    Server::start(move |_, _| {
-        let number = count.fetch_add(1, Ordering::SeqCst);
-        Reply::Answer(
-            200,
-            Vec::new(),
-            format!("{{\"{field}\":\"t{number}\",\"expires_in\":3600}}").into_bytes(),
-        )
+    Server::start(move |seen, _| {
+        let name = if seen.target.ends_with("%3Adelete") {
+            "delete".to_owned()
+        } else {
+            format!("t{}", count.fetch_add(1, Ordering::SeqCst))
+        };
+        let text = format!("{{\"{field}\":\"{name}\",\"expires_in\":3600}}");
+        Reply::Answer(200, Vec::new(), text.into_bytes())
     })
     .await
 }
@@ -81,7 +83,7 @@ async fn a_token_refused_in_the_middle_of_a_push_is_renewed() {
             let late = before.iter().any(|seen| seen.method == refused) || seen.method == refused;
             match seen.header("authorization") {
                 Some("Bearer t0") if !late => registry(seen),
-                Some("Bearer t1") => registry(seen),
+                Some("Bearer t1" | "Bearer delete") => registry(seen),
                 _ => challenge(&realm),
             }
         })
@@ -93,7 +95,7 @@ async fn a_token_refused_in_the_middle_of_a_push_is_renewed() {
             .await
             .unwrap();
         assert_eq!(pushed.digest(), &digest(&data));
-        assert_eq!(issuer.seen().len(), 2);
+        assert_eq!(issuer.count("GET", "%3Apull%2Cpush"), 2);
         let patches = server.count("PATCH", "");
         assert_eq!(
             patches,

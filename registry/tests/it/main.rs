@@ -8,6 +8,7 @@ mod faults;
 mod images;
 mod many;
 mod proxied;
+mod proxied_alone;
 mod pulls;
 mod real;
 mod resumed;

@@ -2,35 +2,34 @@
 //! random sequences of them.
 
 use std::ops::Range;
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{StreamExt as _, stream};
 use modelship_registry::{
     Blob, Credentials, ErrorKind, Event, PinnedReference, Profile, RegistryOptions, Repository,
 };
-use modelship_testkit::fault_proxy::{Applied, Exchange, Fault, FaultProxy, Kind, On, Plan, What};
+use modelship_testkit::fault_proxy::{Applied, Exchange, Fault, FaultProxy, Kind, Plan, What};
 use modelship_testkit::token_issuer::Options;
 use modelship_testkit::{DockerRegistry, Edition, Security, TokenIssuer, need};
 
 use crate::images::{Events, digest, noise, options, seal, source};
 
-const SIZE: usize = 1 << 20;
+pub(crate) const SIZE: usize = 1 << 20;
 const ACCEPT: &str = "application/vnd.oci.image.manifest.v1+json";
 /// Random sequences of faults; each is a seed.
 const SEEDS: u64 = 500;
 
 /// What is pushed, and how.
 #[derive(Clone)]
-struct Shape {
+pub(crate) struct Shape {
     size: usize,
     known: bool,
-    options: RegistryOptions,
-    credentials: Credentials,
+    pub(crate) options: RegistryOptions,
+    pub(crate) credentials: Credentials,
 }
 
 impl Shape {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut options = options();
         options.tries = 12;
         let mut profile = Profile::distribution();
@@ -44,13 +43,13 @@ impl Shape {
         }
     }
 
-    fn chunked(mut self, size: u64) -> Self {
+    pub(crate) fn chunked(mut self, size: u64) -> Self {
         self.options.chunk_size = Some(size);
         self
     }
 
     /// The digest is known, and the blob goes as one PUT.
-    fn whole(mut self) -> Self {
+    pub(crate) fn whole(mut self) -> Self {
         self.known = true;
         if let Some(profile) = &mut self.options.profile {
             profile.put_max = u64::MAX;
@@ -74,7 +73,7 @@ impl Shape {
 }
 
 /// A registry for many trials.
-struct Bench {
+pub(crate) struct Bench {
     registry: DockerRegistry,
     judge: reqwest::Client,
     /// Of a registry that wants tokens.
@@ -82,7 +81,7 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(registry: DockerRegistry) -> Self {
+    pub(crate) fn new(registry: DockerRegistry) -> Self {
         let judge = reqwest::Client::builder().no_proxy().build().unwrap();
         Self {
             registry,
@@ -109,17 +108,17 @@ impl Bench {
 }
 
 /// A push through a proxy, and what came of it.
-struct Trial {
+pub(crate) struct Trial {
     /// Bytes per request.
     request: u64,
-    proxy: FaultProxy,
+    pub(crate) proxy: FaultProxy,
     layer: Bytes,
     events: Events,
     result: modelship_registry::Result<PinnedReference>,
 }
 
 impl Trial {
-    async fn run(bench: &Bench, name: &str, shape: Shape, plan: Plan) -> Self {
+    pub(crate) async fn run(bench: &Bench, name: &str, shape: Shape, plan: Plan) -> Self {
         let request = shape.options.chunk_size.unwrap_or(shape.size as u64);
         let proxy = FaultProxy::start(&bench.registry.url(), plan)
             .await
@@ -172,7 +171,7 @@ impl Trial {
     }
 
     /// The image is there, whole, and getting it there cost no more than the faults did.
-    async fn check(&self, bench: &Bench, name: &str) -> Result<(), String> {
+    pub(crate) async fn check(&self, bench: &Bench, name: &str) -> Result<(), String> {
         let fail = |what: &str| Err(format!("{name}: {what}\n{}", self.story()));
         let Ok(pinned) = &self.result else {
             return fail("the push failed");
@@ -232,215 +231,6 @@ impl Trial {
             [] => Ok(()),
             open => Err(format!("sessions were left open: {open:?}")),
         }
-    }
-}
-
-#[tokio::test]
-async fn each_fault_alone_is_survived() {
-    let Some(registry) = need(DockerRegistry::open().await) else {
-        return;
-    };
-    let half = SIZE as u64 / 2;
-    let bench = Bench::new(registry);
-    let once = |on: On, what| Plan::of([Fault::new(on, what)]);
-    let is = On::Is;
-    let plain = Shape::new;
-    let chunks = || Shape::new().chunked(300_000);
-    let mut impatient = Shape::new();
-    impatient.options.stall_timeout = Duration::from_millis(300);
-    let stall = What::StallAfter {
-        bytes: half,
-        time: Duration::from_secs(30),
-    };
-    let mut known = Shape::new();
-    known.credentials = Credentials::basic("me", "hunter2");
-    let cap = |status| What::BodyCap {
-        max: 300_000,
-        status,
-    };
-    let capped = || {
-        let mut shape = Shape::new();
-        if let Some(profile) = &mut shape.options.profile {
-            profile.chunk_size = Some(300_000);
-        }
-        shape
-    };
-    let redirect = |foreign| What::Redirect { foreign };
-    let cases: Vec<(&str, Shape, Plan)> = vec![
-        (
-            "reset-at-once",
-            plain(),
-            once(is(Kind::Patch), What::ResetAfter(0)),
-        ),
-        (
-            "reset-half-way",
-            plain(),
-            once(is(Kind::Patch), What::ResetAfter(half)),
-        ),
-        (
-            "reset-in-put",
-            Shape::new().whole(),
-            // The config goes beside it and is too short to be struck.
-            Plan::of([Fault::new(Kind::Commit, What::ResetAfter(half)).times(2)]),
-        ),
-        (
-            "reset-in-chunk",
-            chunks(),
-            Plan::of([Fault::new(Kind::Patch, What::ResetAfter(1000)).nth(3)]),
-        ),
-        ("stall", impatient, once(is(Kind::Patch), stall)),
-        (
-            "patch-answer-lost",
-            plain(),
-            once(is(Kind::Patch), What::LoseAnswer),
-        ),
-        (
-            "post-answer-lost",
-            plain(),
-            once(is(Kind::OpenSession), What::LoseAnswer),
-        ),
-        (
-            "commit-answer-lost",
-            plain(),
-            once(is(Kind::Commit), What::LoseAnswer),
-        ),
-        (
-            "put-answer-lost",
-            Shape::new().whole(),
-            once(is(Kind::Commit), What::LoseAnswer),
-        ),
-        (
-            "manifest-answer-lost",
-            plain(),
-            once(is(Kind::PutManifest), What::LoseAnswer),
-        ),
-        (
-            "401-on-post",
-            known.clone(),
-            once(is(Kind::OpenSession), What::Unauthorized),
-        ),
-        (
-            "401-on-patch",
-            known.clone(),
-            once(is(Kind::Patch), What::Unauthorized),
-        ),
-        (
-            "401-on-commit",
-            known.clone(),
-            once(is(Kind::Commit), What::Unauthorized),
-        ),
-        (
-            "429-on-patch",
-            plain(),
-            once(is(Kind::Patch), What::too_many_requests(0)),
-        ),
-        (
-            "429-on-commit",
-            plain(),
-            once(is(Kind::Commit), What::too_many_requests(1)),
-        ),
-        (
-            "503-on-commit",
-            plain(),
-            once(is(Kind::Commit), What::status(503)),
-        ),
-        (
-            "early-503-on-patch",
-            plain(),
-            once(is(Kind::Patch), What::early_status(503)),
-        ),
-        (
-            "stale-range",
-            chunks(),
-            Plan::of([
-                Fault::new(Kind::Patch, What::ResetAfter(1000)).nth(2),
-                Fault::new(Kind::Status, What::StaleRange(100_000)),
-            ]),
-        ),
-        (
-            "201-on-patch",
-            plain(),
-            Plan::of([Fault::new(Kind::Patch, What::CreatedOnPatch).every()]),
-        ),
-        (
-            "416-on-patch",
-            plain(),
-            once(is(Kind::Patch), What::RangeNotSatisfiable),
-        ),
-        (
-            "416-on-chunk",
-            chunks(),
-            Plan::of([Fault::new(Kind::Patch, What::RangeNotSatisfiable).nth(2)]),
-        ),
-        (
-            "416-on-put",
-            Shape::new().whole(),
-            once(is(Kind::Commit), What::RangeNotSatisfiable),
-        ),
-        (
-            "relative",
-            chunks(),
-            Plan::of([Fault::new(On::Any, What::RelativeLocation).every()]),
-        ),
-        (
-            "bare",
-            chunks(),
-            Plan::of([Fault::new(On::Any, What::BareLocation).every()]),
-        ),
-        (
-            "absolute",
-            chunks(),
-            Plan::of([Fault::new(On::Any, What::AbsoluteLocation).every()]),
-        ),
-        (
-            "foreign",
-            known.clone().chunked(300_000),
-            Plan::of([
-                Fault::new(Kind::OpenSession, What::Unauthorized),
-                Fault::new(Kind::OpenSession, What::ForeignLocation)
-                    .nth(2)
-                    .every(),
-                Fault::new(Kind::Patch, What::ForeignLocation).every(),
-            ]),
-        ),
-        (
-            "post-without-location",
-            plain(),
-            once(is(Kind::OpenSession), What::MissingLocation),
-        ),
-        ("307-here", plain(), once(is(Kind::Patch), redirect(false))),
-        (
-            "307-there",
-            known,
-            Plan::of([
-                Fault::new(Kind::OpenSession, What::Unauthorized),
-                Fault::new(Kind::Patch, redirect(true)),
-            ]),
-        ),
-        (
-            "cap-413",
-            capped(),
-            Plan::of([Fault::new(On::UploadBody, cap(413)).every()]),
-        ),
-        (
-            "cap-416",
-            capped(),
-            Plan::of([Fault::new(On::UploadBody, cap(416)).every()]),
-        ),
-        (
-            "least-chunk",
-            Shape::new().chunked(1000),
-            Plan::of([Fault::new(On::Any, What::MinChunk(400_000)).every()]),
-        ),
-    ];
-    for (name, shape, plan) in cases {
-        let name = format!("one/{name}");
-        let trial = Trial::run(&bench, &name, shape, plan).await;
-        assert!(!trial.proxy.applied().is_empty(), "{name} did not strike");
-        trial
-            .check(&bench, &name)
-            .await
-            .unwrap_or_else(|story| panic!("{story}"));
     }
 }
 

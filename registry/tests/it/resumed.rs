@@ -127,6 +127,7 @@ async fn kill_and_go_on(registry: &DockerRegistry, keeps: bool) {
         let files = std::fs::read_dir(scratch.path()).unwrap().count();
         assert_eq!(files, 0, "the note goes with the upload");
         let (offset, sent) = (resumed(&events).unwrap_or(0), events.sent());
+        eprintln!("KILL keeps={keeps} until={until} offset={offset} sent={sent} of {SIZE}");
         assert_eq!(sent, SIZE as u64 - offset, "until {until}");
         if keeps {
             let most = SIZE as u64 - until as u64 + WINDOW;
