@@ -1,7 +1,8 @@
 #![doc = include_str!("../README.md")]
 //! # Map of the crate
 //!
-//! `repository` is the front door; `upload` moves a blob in one pass; `pull` reads one back;
+//! `repository` is the front door; `upload` moves blobs in one pass, as `profile` says of their
+//! registry; `pull` reads one back;
 //! `auth` answers challenges; `transport` signs requests, `net` sends them, `endpoint` knows
 //! which addresses may be trusted.
 
