@@ -2,9 +2,8 @@
 //! # Map of the crate
 //!
 //! `repository` is the front door; `upload` moves blobs in one pass, as `profile` says of their
-//! registry; `pull` reads one back;
-//! `auth` answers challenges; `transport` signs requests, `net` sends them, `endpoint` knows
-//! which addresses may be trusted.
+//! registry; `pull` reads one back; `auth` answers challenges; `transport` signs requests, `net`
+//! sends them, `endpoint` knows which addresses may be trusted.
 
 mod auth;
 mod blob;

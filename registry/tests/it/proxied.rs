@@ -22,7 +22,7 @@ const SEEDS: u64 = 500;
 /// What is pushed, and how.
 #[derive(Clone)]
 pub(crate) struct Shape {
-    size: usize,
+    pub(crate) size: usize,
     known: bool,
     pub(crate) options: RegistryOptions,
     pub(crate) credentials: Credentials,

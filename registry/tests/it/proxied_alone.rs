@@ -171,3 +171,29 @@ async fn each_fault_alone_is_survived() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_break_costs_a_window_where_the_registry_keeps_sessions() {
+    const LARGE: u64 = 24 << 20;
+    // What was in sockets, and unread by the registry, when the connection was reset.
+    const WINDOW: u64 = 6 << 20;
+    let registry = DockerRegistry::start(Edition::Distribution3, Security::Open).await;
+    let Some(registry) = need(registry) else {
+        return;
+    };
+    let bench = Bench::new(registry);
+    let mut shape = Shape::new();
+    shape.size = usize::try_from(LARGE).unwrap();
+    // Long enough for the registry to notice.
+    shape.options.retry_base = Duration::from_millis(200);
+    let resets = [8 << 20, 5 << 20].map(What::ResetAfter);
+    let [one, two] = resets.map(|what| Fault::new(Kind::Patch, what));
+    let plan = Plan::of([one, two.nth(2)]);
+    let trial = Trial::run(&bench, "alone/window", shape, plan).await;
+    let checked = trial.check(&bench, "alone/window").await;
+    checked.unwrap_or_else(|story| panic!("{story}"));
+    assert_eq!(trial.proxy.applied().len(), 2);
+    assert_eq!(trial.proxy.exchanges_of(Kind::OpenSession).len(), 2);
+    let sent = trial.proxy.body_bytes();
+    assert!(sent < LARGE + 2 * WINDOW, "{sent} bytes of {LARGE}");
+}
