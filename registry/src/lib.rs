@@ -1,10 +1,10 @@
 #![doc = include_str!("../README.md")]
 //! # Map of the crate
 //!
-//! `repository` is the front door; `upload` moves a blob in one pass; `pull` reads one back;
-//! `copy`, `referrers`, `artifact` and `delete` are built on these; `auth` answers challenges;
-//! `transport` signs requests, `net` sends them, `endpoint` knows which addresses may be trusted;
-//! `interop` hands over to `oci-client`.
+//! `repository` is the front door; `upload` moves blobs in one pass, as `profile` says of their
+//! registry; `pull` reads one back; `copy`, `referrers`, `artifact` and `delete` are built on
+//! these; `auth` answers challenges; `transport` signs requests, `net` sends them, `endpoint`
+//! knows which addresses may be trusted; `interop` hands over to `oci-client`.
 
 mod artifact;
 mod auth;

@@ -47,7 +47,7 @@ pub(super) async fn run(upload: &Upload<'_>) -> Result<Digest> {
         breaks: 0,
     };
     let start = match saved {
-        Some(saved) => course.take_over(saved).await,
+        Some(saved) => course.take_over(saved).await?,
         None => None,
     };
     course.run(start).await
@@ -82,20 +82,20 @@ struct Course<'a> {
 
 impl Course<'_> {
     /// The session and the hash that an earlier process left, where the registry still has it.
-    async fn take_over(&mut self, saved: Saved) -> Option<(Url, u64)> {
-        let (upload, journal) = (self.upload, self.journal.clone()?);
+    async fn take_over(&mut self, saved: Saved) -> Result<Option<(Url, u64)>> {
+        let (upload, journal) = (self.upload, self.journal.clone());
         let endpoint = &upload.transport.endpoint;
         let found = match endpoint.resolve(&endpoint.uploads(), &saved.location) {
-            Ok(session) => session::status(upload, &session).await,
+            Ok(session) => session::status(upload, &session).await?,
             Err(_) => None,
         };
         let start = found.filter(|(_, have)| *have > 1 && *have <= upload.blob.size());
         if start.is_some() {
-            self.pump = Pump::new(upload.blob, saved.frontier, Some(journal));
-        } else {
+            self.pump = Pump::new(upload.blob, saved.frontier, journal);
+        } else if let Some(journal) = journal {
             journal.forget().await;
         }
-        start
+        Ok(start)
     }
 
     async fn run(&mut self, mut start: Option<(Url, u64)>) -> Result<Digest> {
@@ -189,17 +189,17 @@ impl Course<'_> {
             session,
             journal: self.journal.as_ref(),
         };
-        let (result, stopped) = tokio::select! {
-            result = transfer.run(rung, at, &mut self.tries) => (result, false),
-            () = upload.stopped() => (Err(upload.stop_error().into()), true),
+        let result = tokio::select! {
+            result = transfer.run(rung, at, &mut self.tries) => result,
+            () = upload.stopped() => Err(upload.stop_error().into()),
         };
         let over = match &result {
             Ok(_) => false,
+            Err(_) if self.journal.is_none() => true,
             // What a later process can go on with is left as it is.
-            Err(Failure::Again(_, asked)) => {
-                self.journal.is_none() || self.tries.pause(*asked).is_some()
-            }
-            Err(_) => !stopped || self.journal.is_none(),
+            Err(Failure::Again(_, asked)) => self.tries.pause(*asked).is_some(),
+            Err(Failure::Fatal(error)) => !error.is_retryable(),
+            Err(_) => true,
         };
         if over {
             transfer.cancel().await;

@@ -212,9 +212,10 @@ fn create_folder(folder: &Path) -> io::Result<()> {
 /// Whether nobody else may read or write it.
 fn is_private(meta: &fs::Metadata) -> bool {
     #[cfg(unix)]
-    return std::os::unix::fs::PermissionsExt::mode(&meta.permissions()) & 0o077 == 0;
+    let others = std::os::unix::fs::PermissionsExt::mode(&meta.permissions()) & 0o077;
     #[cfg(not(unix))]
-    return meta.is_file();
+    let others = u32::from(!meta.is_file());
+    others == 0
 }
 
 #[cfg(test)]

@@ -107,12 +107,10 @@ impl Ladder {
         let smaller = self.chunk.and_then(|chunk| self.smaller(chunk));
         let whole = Some(Rung::Whole);
         let next = match (refusal, self.rung) {
-            (Refusal::TooLarge, _) => smaller.or(whole),
+            (Refusal::TooLarge, _) | (Refusal::BadPatch, Rung::Stream) => smaller.or(whole),
             (Refusal::OutOfRange, _) => smaller,
-            (Refusal::NoPatch, Rung::Whole) => None,
+            (Refusal::NoPatch | Refusal::BadPatch, Rung::Whole) => None,
             (Refusal::NoPatch, _) | (Refusal::BadPatch, Rung::Chunks(_)) => whole,
-            (Refusal::BadPatch, Rung::Stream) => smaller.or(whole),
-            (Refusal::BadPatch, Rung::Whole) => None,
         };
         let next = next.filter(|next| !self.tried.contains(next))?;
         self.tried.push(next);

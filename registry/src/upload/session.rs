@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Method, header};
+use http::{Method, StatusCode, header};
 use oci_spec::image::Digest;
 use url::Url;
 
@@ -13,6 +13,7 @@ use super::pump::Pump;
 use super::request::Span;
 use super::tries::Tries;
 use super::{Failure, STAGE, Upload};
+use crate::auth::Scope;
 use crate::blob::Event;
 use crate::endpoint::with_digest;
 use crate::error::{Error, ErrorKind, Result};
@@ -98,7 +99,7 @@ impl Transfer<'_> {
                     at = to;
                 }
                 Err(Failure::Again(error, asked)) => {
-                    at = match self.resume(at, &error, asked, tries).await {
+                    at = match self.resume(at, &error, asked, tries).await? {
                         Some(have) => have,
                         None => return Err(Failure::Again(error, asked)),
                     };
@@ -171,17 +172,21 @@ impl Transfer<'_> {
         error: &Error,
         asked: Option<Duration>,
         tries: &mut Tries<'_>,
-    ) -> Option<u64> {
-        let pause = tries.pause(asked)?;
+    ) -> Result<Option<u64>> {
+        let Some(pause) = tries.pause(asked) else {
+            return Ok(None);
+        };
         let have = match self.upload.transport.uploads.profile.resume {
-            Resume::Never => return None,
+            Resume::Never => return Ok(None),
             Resume::Acknowledged => {
                 tokio::time::sleep(pause).await;
                 at
             }
             Resume::Status => {
                 tokio::time::sleep(pause).await;
-                let (session, have) = status(self.upload, &self.session).await?;
+                let Some((session, have)) = status(self.upload, &self.session).await? else {
+                    return Ok(None);
+                };
                 self.move_to(session).await;
                 have
             }
@@ -189,43 +194,56 @@ impl Transfer<'_> {
         // `0-0` may mean no byte or one. Less than a finished request left there is a stale
         // answer, seen from ECR.
         if have <= 1 || have < at || have > self.upload.blob.size() {
-            return None;
+            return Ok(None);
         }
         self.upload.report_retry(tries.number(), error);
         report_resumed(self.upload, have);
         tries.fail();
         tries.gained(have - at);
-        Some(have)
+        Ok(Some(have))
     }
 
     /// Ends a session that will not be committed, so that the registry need not keep its bytes
     /// until it expires. A failure here changes nothing.
     pub(super) async fn cancel(&self) {
-        let call = Call::new(
-            "cancel upload",
-            Method::DELETE,
-            self.session.clone(),
-            &self.upload.scope,
-        );
-        let _ = self.upload.transport.once(&call).await;
+        // After a break some registries know the session by a newer address only.
+        if self.end(&self.session).await == Some(StatusCode::RANGE_NOT_SATISFIABLE)
+            && let Ok(Some((session, _))) = status(self.upload, &self.session).await
+        {
+            self.end(&session).await;
+        }
+    }
+
+    async fn end(&self, session: &Url) -> Option<StatusCode> {
+        let transport = self.upload.transport;
+        // Registries that give out tokens count this as a deletion.
+        let scope = Scope::delete(transport.endpoint.repository());
+        let call = Call::new("cancel upload", Method::DELETE, session.clone(), &scope);
+        let response = transport.once(&call).await.ok()?;
+        Some(response.status())
     }
 }
 
-/// Asks the registry where a session stands: its address from now on, and the bytes it has.
-pub(super) async fn status(upload: &Upload<'_>, session: &Url) -> Option<(Url, u64)> {
+/// Asks the registry where a session stands: its address from now on, and the bytes it has. None
+/// when it does not say. A registry that can not be reached is an error: the session may live on,
+/// and a new one would be no nearer.
+pub(super) async fn status(upload: &Upload<'_>, session: &Url) -> Result<Option<(Url, u64)>> {
     let (transport, url) = (upload.transport, session.clone());
     let call = Call::new("resume upload", Method::GET, url, &upload.scope);
-    let response = transport.send(&call).await.ok()?;
-    if !response.status().is_success() {
-        return None;
-    }
-    let have = received(response.headers())?;
-    let session = if response.headers().contains_key(header::LOCATION) {
-        transport.location(&response, STAGE).ok()?
-    } else {
-        session.clone()
+    let response = match transport.send(&call).await {
+        Ok(response) if response.status().is_success() => response,
+        Err(error) if matches!(error.kind(), ErrorKind::Unreachable | ErrorKind::Timeout) => {
+            return Err(error);
+        }
+        _ => return Ok(None),
     };
-    Some((session, have))
+    let located = response.headers().contains_key(header::LOCATION);
+    let session = if located {
+        transport.location(&response, STAGE).ok()
+    } else {
+        Some(session.clone())
+    };
+    Ok(session.zip(received(response.headers())))
 }
 
 pub(super) fn report_resumed(upload: &Upload<'_>, offset: u64) {

@@ -72,8 +72,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_blob_beyond_the_window_runs_alone() {
-        let mut options = RegistryOptions::default();
-        options.upload_window = 20 << 20;
+        let options = RegistryOptions {
+            upload_window: 20 << 20,
+            ..RegistryOptions::default()
+        };
         let shared = Shared::new(&options, "registry.invalid");
         let small = shared.admit(&blob(1 << 30, 1 << 20)).await.unwrap();
         let huge = blob(1 << 40, u64::MAX);
