@@ -4,9 +4,8 @@
 use std::collections::HashSet;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, HeaderValue, header};
 use oci_spec::image::{Descriptor, Digest, MediaType};
-use reqwest::Response;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -15,9 +14,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::json;
 use crate::manifest;
 use crate::pages::Pages;
-use crate::repository::Repository;
-use crate::retry;
-use crate::transport::Call;
+use crate::repository::{Put, Repository, is_conflict};
 
 const LIST: &str = "list referrers";
 const UPDATE: &str = "update referrers tag";
@@ -185,9 +182,13 @@ impl Repository {
                 .await;
         };
         // It is sent even where it is there, since only the answer tells who keeps the list.
-        let response = self
-            .put(digest.as_ref(), &media_type, bytes, HeaderMap::new())
-            .await?;
+        let put = Put {
+            stage: UPDATE,
+            place: digest.as_ref(),
+            media_type: &media_type,
+            headers: HeaderMap::new(),
+        };
+        let response = self.put(put, bytes).await?;
         if is_conflict(response.status()) {
             let object = self.object(digest.as_ref());
             return Err(self.transport.unexpected(response, UPDATE, object).await);
@@ -197,38 +198,6 @@ impl Repository {
             self.add_to_tag(subject, &entry(descriptor, &head)).await?;
         }
         Ok(true)
-    }
-
-    /// Stores a manifest under a digest or a tag. The answer is a success or a conflict.
-    async fn put(
-        &self,
-        place: &str,
-        media_type: &str,
-        bytes: &Bytes,
-        headers: HeaderMap,
-    ) -> Result<Response> {
-        let scope = self.scope(true);
-        let url = self.transport.endpoint.manifest(place);
-        let mut call = Call::new(UPDATE, Method::PUT, url, &scope);
-        call.headers = headers;
-        call.body = Some((media_type, bytes.clone()));
-        let mut attempt = 1;
-        loop {
-            let response = self.transport.send(&call).await?;
-            if response.status().is_success() || is_conflict(response.status()) {
-                return Ok(response);
-            }
-            let object = self.object(place);
-            let error = self.transport.unexpected(response, UPDATE, object).await;
-            // The bytes were digested here. The Docker registry says this, too, of a manifest
-            // that names a blob whose link is being written by another upload of that blob.
-            let passes = error.to_string().contains("DIGEST_INVALID");
-            match retry::pause(&self.transport.net.options, attempt, None).filter(|_| passes) {
-                Some(pause) => tokio::time::sleep(pause).await,
-                None => return Err(error),
-            }
-            attempt += 1;
-        }
     }
 
     /// Adds `entry` to the list under the tag of `subject`, and keeps what others put there.
@@ -257,7 +226,13 @@ impl Repository {
             }
             let mut headers = HeaderMap::new();
             headers.extend(etag.map(|etag| (header::IF_MATCH, etag)));
-            let response = self.put(&tag, &media_type, &bytes, headers).await?;
+            let put = Put {
+                stage: UPDATE,
+                place: &tag,
+                media_type: &media_type,
+                headers,
+            };
+            let response = self.put(put, &bytes).await?;
             let conflict = is_conflict(response.status());
             if !conflict && amend(&mut self.read_tag(&tag).await?.0, entry) == Some(false) {
                 return Ok(());
@@ -289,14 +264,6 @@ impl Repository {
             Err(error) => Err(error),
         }
     }
-}
-
-/// Whether somebody else was quicker (RFC 9110 15.5.13 and 15.5.10).
-fn is_conflict(status: StatusCode) -> bool {
-    matches!(
-        status,
-        StatusCode::PRECONDITION_FAILED | StatusCode::CONFLICT
-    )
 }
 
 /// Adds `entry` unless it is there; says whether it was added, or `None` if this is no list.

@@ -18,6 +18,7 @@ use crate::net::{self, Net};
 use crate::options::RegistryOptions;
 use crate::pinned::PinnedReference;
 use crate::pull::{self, Puller};
+use crate::retry;
 use crate::tags;
 use crate::transport::{Call, Transport};
 use crate::upload;
@@ -32,6 +33,22 @@ pub struct Repository {
     puller: Arc<Puller>,
     /// Held while a list of referrers is amended.
     pub(crate) listing: Arc<Mutex<()>>,
+}
+
+/// A manifest to be stored: for which stage, under what, as what.
+pub(crate) struct Put<'a> {
+    pub(crate) stage: &'static str,
+    pub(crate) place: &'a str,
+    pub(crate) media_type: &'a str,
+    pub(crate) headers: HeaderMap,
+}
+
+/// Whether somebody else has changed what was to be changed.
+pub(crate) fn is_conflict(status: StatusCode) -> bool {
+    matches!(
+        status,
+        StatusCode::PRECONDITION_FAILED | StatusCode::CONFLICT
+    )
 }
 
 impl Repository {
@@ -244,11 +261,13 @@ impl Repository {
         media_type: &str,
         bytes: &Bytes,
     ) -> Result<()> {
-        let scope = self.scope(true);
-        let url = self.transport.endpoint.manifest(place);
-        let mut call = Call::new(PUSH, Method::PUT, url, &scope);
-        call.body = Some((media_type, bytes.clone()));
-        let response = self.transport.send(&call).await?;
+        let put = Put {
+            stage: PUSH,
+            place,
+            media_type,
+            headers: HeaderMap::new(),
+        };
+        let response = self.put(put, bytes).await?;
         if !response.status().is_success() {
             return Err(self
                 .transport
@@ -266,6 +285,32 @@ impl Repository {
                 ))
             }
             _ => Ok(()),
+        }
+    }
+
+    /// Stores a manifest under a digest or a tag. The answer is a success or a conflict.
+    pub(crate) async fn put(&self, put: Put<'_>, bytes: &Bytes) -> Result<Response> {
+        let scope = self.scope(true);
+        let url = self.transport.endpoint.manifest(put.place);
+        let mut call = Call::new(put.stage, Method::PUT, url, &scope);
+        call.headers = put.headers;
+        call.body = Some((put.media_type, bytes.clone()));
+        let mut attempt = 1;
+        loop {
+            let response = self.transport.send(&call).await?;
+            if response.status().is_success() || is_conflict(response.status()) {
+                return Ok(response);
+            }
+            let object = self.object(put.place);
+            let error = self.transport.unexpected(response, put.stage, object).await;
+            // The bytes were digested here. The Docker registry says this, too, of a manifest
+            // that names a blob whose link is being written by another upload of that blob.
+            let passes = error.to_string().contains("DIGEST_INVALID");
+            match retry::pause(&self.transport.net.options, attempt, None).filter(|_| passes) {
+                Some(pause) => tokio::time::sleep(pause).await,
+                None => return Err(error),
+            }
+            attempt += 1;
         }
     }
 

@@ -16,8 +16,9 @@ use crate::upload;
 
 /// An error body is read up to this length.
 const ERROR_BODY_MAX: usize = 64 << 10;
-/// A request is signed at most this often: without, with the held token, with a new one.
-const SIGNATURES_MAX: u32 = 3;
+/// A request is signed at most this often: without, with the held token, with a new one,
+/// and once more for a registry whose servers do not agree yet.
+const SIGNATURES_MAX: u32 = 4;
 
 /// One request whose body, if any, is in memory.
 pub(crate) struct Call<'a> {

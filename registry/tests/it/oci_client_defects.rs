@@ -21,12 +21,12 @@
 //! | an index without a type is pushed as docker's | [`an_index_keeps_its_bytes`] |
 //! | typed configs lose fields | `copies::an_index_arrives_whole_and_a_second_copy_moves_nothing` |
 
-use modelship_registry::{Credentials, Event, Platform};
+use modelship_registry::{Credentials, Event, Platform, Repository};
 use modelship_testkit::{DockerRegistry, need};
 use oci_client::secrets::RegistryAuth;
 use serde_json::json;
 
-use crate::images::{Events, digest, noise, repository, source};
+use crate::images::{Events, digest, noise, options, repository, source};
 use crate::referrers::image;
 use crate::server::{Reply, Seen, Server};
 
@@ -200,10 +200,9 @@ async fn oci_client_reads_what_was_pushed() {
         let Some(registry) = need(started) else {
             return;
         };
-        let options = RegistryOptions {
-            extra_ca_pem: Vec::from_iter(registry.ca_pem().map(|pem| pem.as_bytes().to_vec())),
-            ..options()
-        };
+        let mut options = options();
+        let ca = registry.ca_pem().map(|pem| pem.as_bytes().to_vec());
+        options.extra_ca_pem.extend(ca);
         let auth = match (registry.username(), registry.password()) {
             (Some(user), Some(password)) => RegistryAuth::Basic(user.into(), password.into()),
             _ => RegistryAuth::Anonymous,
