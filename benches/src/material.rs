@@ -14,7 +14,7 @@ use crate::{Result, weights};
 /// The file of the model.
 pub(crate) const FILE: &str = "weights.bin";
 /// Where the file is in the image.
-const IN_IMAGE: &str = "/models/weights.bin";
+pub(crate) const IN_IMAGE: &str = "/models/weights.bin";
 
 /// The weights, ready to be pushed in every way.
 pub(crate) struct Material {

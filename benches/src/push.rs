@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use modelship_testkit::{DockerRegistry, Tool, tool};
 use serde_json::{Map, Value, json};
 
@@ -20,13 +20,16 @@ pub(crate) struct Options {
     /// How often each contender runs.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     runs: u32,
+    /// Runs only these contenders: `ours-discard`, say.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<Contender>,
     /// Leaves out the peers that build an image and need several times the size on disk.
     #[arg(long)]
     no_builders: bool,
 }
 
 /// What is measured, in the order of the table.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Contender {
     Ours,
     Curl,
@@ -36,15 +39,17 @@ enum Contender {
     StoreRead,
     Sha256,
     OursDiscard,
+    OursFileDiscard,
     CurlDiscard,
 }
 
 use Contender::{
-    Buildah, CraneAppend, CranePush, Curl, CurlDiscard, Ours, OursDiscard, Sha256, StoreRead,
+    Buildah, CraneAppend, CranePush, Curl, CurlDiscard, Ours, OursDiscard, OursFileDiscard, Sha256,
+    StoreRead,
 };
 
 impl Contender {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Ours,
         Curl,
         CranePush,
@@ -53,6 +58,7 @@ impl Contender {
         StoreRead,
         Sha256,
         OursDiscard,
+        OursFileDiscard,
         CurlDiscard,
     ];
 
@@ -66,6 +72,7 @@ impl Contender {
             StoreRead => "limit: store read alone, verified",
             Sha256 => "limit: SHA-256 alone, one core",
             OursDiscard => "ours, into a registry that discards",
+            OursFileDiscard => "ours from a local file, into a registry that discards",
             CurlDiscard => "peer and limit: curl, into a registry that discards",
         }
     }
@@ -76,6 +83,9 @@ impl Contender {
             let found = tool::program(name).is_some();
             (!found).then(|| format!("{name} is not on PATH"))
         };
+        if !options.only.is_empty() && !options.only.contains(&self) {
+            return Some("left out".to_owned());
+        }
         match self {
             CraneAppend | Buildah if options.no_builders => Some("left out".to_owned()),
             Curl | CurlDiscard => program("curl"),
@@ -92,6 +102,7 @@ impl Contender {
             StoreRead => return limits::store_read(material).await,
             Sha256 => return limits::sha256(material).await,
             OursDiscard => return ours::push(material, discard).await,
+            OursFileDiscard => return ours::push_file(material, discard).await,
             CurlDiscard => return peers::curl(material, discard).await,
             _ => {}
         }
@@ -179,6 +190,10 @@ fn summary(options: &Options, rows: &Rows) -> Value {
         put(&format!("of_floor_{name}"), number(floor.map(|f| f.1)));
         put(&format!("floor_{name}"), json!(floor.map(|f| f.0)));
     }
+    put(
+        "of_sha256_file",
+        number(rows.of(Sha256).over(rows.of(OursFileDiscard))),
+    );
     put("vs_curl", number(rows.versus(Curl)));
     put("vs_crane_push", number(rows.versus(CranePush)));
     put("vs_crane", number(rows.versus(CraneAppend)));

@@ -47,6 +47,12 @@ impl Stamp {
             modified: (meta.mtime(), meta.mtime_nsec()),
         }
     }
+
+    /// The bytes from `offset` to the end, and one more: to ask for it shows whether the file has
+    /// grown.
+    pub(crate) fn left(self, offset: u64) -> u64 {
+        self.len.saturating_sub(offset) + 1
+    }
 }
 
 impl Content {

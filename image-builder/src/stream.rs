@@ -1,13 +1,13 @@
 //! Byte streams: how content crosses the border of this crate, and the checks put around it.
 
-use std::io::SeekFrom;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
-use tokio::fs::File;
-use tokio::io::{AsyncReadExt, AsyncSeekExt};
 
 use crate::content::Stamp;
 use crate::error::{BoxError, Error, ErrorKind, Result};
@@ -19,7 +19,9 @@ pub type ByteStream = BoxStream<'static, Result<Bytes, BoxError>>;
 pub(crate) type Open = Arc<dyn Fn(u64) -> ByteStream + Send + Sync>;
 
 /// The largest chunk this crate reads from a file at once.
-const CHUNK: usize = 256 * 1024;
+const CHUNK: usize = 512 * 1024;
+/// Chunks of a file that are read ahead.
+const AHEAD: usize = 4;
 
 const UNCHANGED: &str = "do not change the source while the image is built, then build again";
 
@@ -42,11 +44,8 @@ pub(crate) fn of_bytes(bytes: &Bytes, from: u64) -> ByteStream {
 /// caller puts [`exact`] around it.
 pub(crate) fn of_file(path: PathBuf, offset: u64, len: u64) -> ByteStream {
     stream::once(async move {
-        let mut file = File::open(&path).await.map_err(|e| unreadable(&path, e))?;
-        file.seek(SeekFrom::Start(offset))
-            .await
-            .map_err(|e| unreadable(&path, e))?;
-        Ok::<_, BoxError>(read_chunks(file, path, len))
+        let file = open(&path, None).await?;
+        Ok::<_, BoxError>(read_ahead(file, path, offset, len))
     })
     .try_flatten()
     .boxed()
@@ -56,25 +55,33 @@ pub(crate) fn of_file(path: PathBuf, offset: u64, len: u64) -> ByteStream {
 /// and after the last.
 pub(crate) fn of_unchanged_file(path: PathBuf, offset: u64, stamp: Stamp) -> ByteStream {
     stream::once(async move {
-        let mut file = File::open(&path).await.map_err(|e| unreadable(&path, e))?;
-        check_stamp(&file, &path, stamp).await?;
-        file.seek(SeekFrom::Start(offset))
-            .await
-            .map_err(|e| unreadable(&path, e))?;
-        let again = file.try_clone().await.map_err(|e| unreadable(&path, e))?;
+        let file = open(&path, Some(stamp)).await?;
+        let again = Arc::clone(&file);
         let end = {
             let path = path.clone();
-            stream::once(async move { check_stamp(&again, &path, stamp).await })
+            stream::once(async move { check_stamp(&again, &path, stamp) })
         };
         let end = end.filter_map(|checked| async move { checked.err().map(Err) });
-        Ok::<_, BoxError>(read_chunks(file, path, u64::MAX).chain(end))
+        Ok::<_, BoxError>(read_ahead(file, path, offset, stamp.left(offset)).chain(end))
     })
     .try_flatten()
     .boxed()
 }
 
-async fn check_stamp(file: &File, path: &Path, stamp: Stamp) -> Result<(), BoxError> {
-    let meta = file.metadata().await.map_err(|e| unreadable(path, e))?;
+async fn open(path: &Path, stamp: Option<Stamp>) -> Result<Arc<File>, BoxError> {
+    let path = path.to_owned();
+    let open = move || {
+        let file = File::open(&path).map_err(|e| unreadable(&path, e))?;
+        if let Some(stamp) = stamp {
+            check_stamp(&file, &path, stamp)?;
+        }
+        Ok(Arc::new(file))
+    };
+    tokio::task::spawn_blocking(open).await?
+}
+
+fn check_stamp(file: &File, path: &Path, stamp: Stamp) -> Result<(), BoxError> {
+    let meta = file.metadata().map_err(|e| unreadable(path, e))?;
     if Stamp::of(&meta) == stamp {
         return Ok(());
     }
@@ -87,25 +94,52 @@ async fn check_stamp(file: &File, path: &Path, stamp: Stamp) -> Result<(), BoxEr
     )
 }
 
-fn read_chunks(file: File, path: PathBuf, len: u64) -> ByteStream {
-    stream::try_unfold((file, path, len), |(mut file, path, left)| async move {
-        if left == 0 {
-            return Ok(None);
+/// Reads `len` bytes from `offset` on, some of them before they are asked for: what becomes of
+/// the bytes need not wait for the file. The stream ends early where the file does.
+fn read_ahead(file: Arc<File>, path: PathBuf, offset: u64, len: u64) -> ByteStream {
+    let read = move |start: u64| {
+        let (file, path) = (Arc::clone(&file), path.clone());
+        let want = usize::try_from(len - start).map_or(CHUNK, |left| left.min(CHUNK));
+        let task = tokio::task::spawn_blocking(move || read_full(&file, offset + start, want));
+        async move {
+            let bytes = task.await?.map_err(|e| unreadable(&path, e))?;
+            Ok::<_, BoxError>((bytes.len() < want, bytes))
         }
-        let want = usize::try_from(left).unwrap_or(CHUNK).min(CHUNK);
-        let mut buffer = BytesMut::with_capacity(want);
-        // `read_buf` may fill beyond `want` only if the allocation is larger than asked for.
-        let read = (&mut file)
-            .take(want as u64)
-            .read_buf(&mut buffer)
-            .await
-            .map_err(|e| unreadable(&path, e))?;
-        if read == 0 {
-            return Ok(None);
+    };
+    let pieces = stream::iter((0..len).step_by(CHUNK))
+        .map(read)
+        .buffered(AHEAD);
+    let until_end = pieces.scan(false, |ended, piece| {
+        let next = match piece {
+            _ if *ended => None,
+            Ok((last, bytes)) => {
+                *ended = last;
+                (!bytes.is_empty()).then_some(Ok(bytes))
+            }
+            Err(error) => {
+                *ended = true;
+                Some(Err(error))
+            }
+        };
+        std::future::ready(next)
+    });
+    until_end.boxed()
+}
+
+/// Reads `want` bytes at `offset`, fewer only at the end of the file.
+fn read_full(file: &File, offset: u64, want: usize) -> io::Result<Bytes> {
+    let mut buffer = vec![0; want];
+    let mut filled = 0;
+    while filled < want {
+        match file.read_at(&mut buffer[filled..], offset + filled as u64) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
         }
-        Ok(Some((buffer.freeze(), (file, path, left - read as u64))))
-    })
-    .boxed()
+    }
+    buffer.truncate(filled);
+    Ok(buffer.into())
 }
 
 fn unreadable(path: &Path, source: std::io::Error) -> BoxError {

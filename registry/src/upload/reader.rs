@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use futures::StreamExt as _;
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::{Mutex as AsyncMutex, mpsc};
 use tokio::task::JoinSet;
 
@@ -14,18 +15,21 @@ use super::journal::Journal;
 use crate::blob::{ByteStream, OpenFn};
 use crate::error::BoxError;
 
-/// Bytes handed to the connection at a time, so that progress is fine-grained.
-const PIECE: usize = 256 << 10;
+/// Bytes handed to the connection at a time: of a large blob much, since each hand-over wakes
+/// somebody, of a small one little, so that progress is fine-grained.
+const PIECE_LARGE: usize = 1 << 20;
+const PIECE_SMALL: usize = 256 << 10;
+/// From this size on a blob is large.
+const LARGE: u64 = 64 << 20;
 /// Pieces read ahead of the connection.
-const AHEAD: usize = 16;
-/// Bytes hashed at a time: under a millisecond of work with SHA instructions, and long compared
-/// with the hand-over to the thread that does it.
-const BATCH: usize = 1 << 20;
+const AHEAD: usize = 8;
+/// Bytes handed at a time to a thread that hashes: long work compared with the hand-over.
+const BATCH: usize = 2 << 20;
 /// Less than this is hashed where it is; the hand-over would take longer.
 const INLINE: usize = 64 << 10;
 /// Bytes that an upload holds at most besides what its source holds: those read ahead, one batch
 /// being hashed and one waiting.
-pub(crate) const WINDOW: u64 = (PIECE * AHEAD + 2 * BATCH) as u64;
+pub(crate) const WINDOW: u64 = (PIECE_LARGE * AHEAD + 2 * BATCH) as u64;
 
 /// What all readers of one blob share.
 pub(crate) struct Origin {
@@ -107,8 +111,11 @@ async fn read(origin: Arc<Origin>, from: u64, sender: mpsc::Sender<Bytes>, slot:
     // Waits for a hash that an earlier reader left at work.
     let known = origin.frontier.lock().await.pos();
     let start = known.min(from);
+    let large = origin.size >= LARGE;
     let mut reading = Reading {
         source: (origin.open)(start),
+        piece: if large { PIECE_LARGE } else { PIECE_SMALL },
+        beside: has_one_thread() || origin.journal.is_some(),
         held: Bytes::new(),
         pos: start,
         from,
@@ -122,9 +129,18 @@ async fn read(origin: Arc<Origin>, from: u64, sender: mpsc::Sender<Bytes>, slot:
     }
 }
 
+/// Whether what is hashed here keeps the connection waiting. Where there are several threads a
+/// piece takes one of them for less than a millisecond, and a hand-over would cost more.
+fn has_one_thread() -> bool {
+    Handle::current().runtime_flavor() != RuntimeFlavor::MultiThread
+}
+
 struct Reading {
     origin: Arc<Origin>,
     source: ByteStream,
+    piece: usize,
+    /// Whether to hash on threads for blocking work.
+    beside: bool,
     held: Bytes,
     pos: u64,
     from: u64,
@@ -169,7 +185,7 @@ impl Reading {
         Ok(())
     }
 
-    /// The next bytes of the source, at most [`PIECE`]; `None` at its end.
+    /// The next bytes of the source, at most a piece; `None` at its end.
     async fn pull(&mut self) -> Result<Option<Bytes>, Failure> {
         while self.held.is_empty() {
             match self.source.next().await {
@@ -182,7 +198,7 @@ impl Reading {
                 }
             }
         }
-        Ok(Some(self.held.split_to(self.held.len().min(PIECE))))
+        Ok(Some(self.held.split_to(self.held.len().min(self.piece))))
     }
 
     async fn hash(&mut self, at: u64, piece: Bytes) {
@@ -191,12 +207,12 @@ impl Reading {
         }
         self.queued += piece.len();
         self.queue.push((at, piece));
-        if self.queued >= BATCH {
+        if self.queued >= BATCH || !self.beside {
             self.flush().await;
         }
     }
 
-    /// Hands what is queued to a thread that may block, after the batch before it.
+    /// Hashes what is queued, or hands it to a thread that may block, after the batch before it.
     async fn flush(&mut self) {
         if self.queue.is_empty() {
             return;
@@ -205,7 +221,7 @@ impl Reading {
         let batch = mem::take(&mut self.queue);
         let small = mem::take(&mut self.queued) <= INLINE;
         let journal = self.origin.journal.clone();
-        let keep = journal.is_some();
+        let here = !self.beside || (small && journal.is_none());
         let work = move || {
             for (at, piece) in &batch {
                 frontier.feed(*at, piece);
@@ -214,7 +230,7 @@ impl Reading {
                 journal.checkpoint(&frontier);
             }
         };
-        if small && !keep {
+        if here {
             work();
         } else {
             // It holds the frontier until it is done, which is what everybody waits for.
