@@ -176,7 +176,7 @@ async fn each_fault_alone_is_survived() {
 async fn a_break_costs_a_window_where_the_registry_keeps_sessions() {
     const LARGE: u64 = 24 << 20;
     // What was in sockets, and unread by the registry, when the connection was reset.
-    const WINDOW: u64 = 12 << 20;
+    const WINDOW: u64 = 6 << 20;
     let registry = DockerRegistry::start(Edition::Distribution3, Security::Open).await;
     let Some(registry) = need(registry) else {
         return;
