@@ -221,7 +221,9 @@ async fn read(layer: &Layer) -> Result<()> {
 
 /// Bytes that neither compress well nor are noise.
 fn data(size: usize) -> Vec<u8> {
-    (0..size).map(|at| ((at * at) >> 7 & 0xff) as u8).collect()
+    (0..size)
+        .map(|at| ((at * at) >> 7).to_le_bytes()[0])
+        .collect()
 }
 
 fn large() -> Result<Layer> {

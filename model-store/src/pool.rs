@@ -81,7 +81,7 @@ mod tests {
         let pool = Pool::default();
         for range in [0..3_000_000, 7..2_000_001, 5..5, 2_999_999..3_000_000] {
             let pieces = pool.read(&file, range.clone()).unwrap();
-            let (from, to) = (range.start as usize, range.end as usize);
+            let [from, to] = [range.start, range.end].map(|at| usize::try_from(at).unwrap());
             assert!(pieces.concat() == data[from..to], "{range:?}");
         }
         assert_eq!(free(&pool), 3, "no more than the longest range took");

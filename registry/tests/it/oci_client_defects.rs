@@ -193,9 +193,10 @@ async fn an_index_keeps_its_bytes() {
 #[tokio::test]
 async fn oci_client_reads_what_was_pushed() {
     for secured in [false, true] {
-        let started = match secured {
-            true => DockerRegistry::tls_htpasswd().await,
-            false => DockerRegistry::open().await,
+        let started = if secured {
+            DockerRegistry::tls_htpasswd().await
+        } else {
+            DockerRegistry::open().await
         };
         let Some(registry) = need(started) else {
             return;
