@@ -43,6 +43,10 @@ impl Publisher {
                         )
                     })?),
                 };
+                let mut edge = edge.clone();
+                // A killed push goes on in the next run, where the registry keeps what it has.
+                let journal = &mut edge.registry.journal;
+                journal.get_or_insert_with(|| config.state.join("uploads"));
                 edge.repository(Stage::Push, name, ca.as_deref())
                     .await
                     .map(Self::Registry)
