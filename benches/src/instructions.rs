@@ -101,8 +101,8 @@ async fn compare(record: bool) -> Result<()> {
         per_byte.insert(case.name(), (part * 1000.0).round() / 1000.0);
     }
     let now = Record {
-        rustc: said(&["rustc", "--version"]).await?,
-        valgrind: said(&["valgrind", "--version"]).await?,
+        rustc: version("rustc".as_ref()).await?,
+        valgrind: version(&tool::path(Tool::Valgrind)?).await?,
         architecture: std::env::consts::ARCH.to_owned(),
         per_byte,
     };
@@ -164,9 +164,9 @@ fn judge(kept: &Record, now: &Record) -> Result<()> {
     .into())
 }
 
-async fn said(words: &[&str]) -> Result<String> {
-    let output = Command::new(words[0]).args(&words[1..]).output().await;
-    let output = output.map_err(|error| format!("{}: {error}", words[0]))?;
+async fn version(program: &Path) -> Result<String> {
+    let output = Command::new(program).arg("--version").output().await;
+    let output = output.map_err(|error| format!("{}: {error}", program.display()))?;
     Ok(String::from_utf8(output.stdout)?.trim().to_owned())
 }
 

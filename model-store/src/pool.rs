@@ -11,17 +11,28 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 
-/// The size of a buffer: large enough for few system calls, small enough for caches.
+/// The size of a buffer at most: large enough for few system calls, small enough for caches.
 const BUFFER: usize = 1 << 20;
 
 /// The free buffers of one read. They go when the read and all of its bytes are gone.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Pool(Arc<Mutex<Vec<Vec<u8>>>>);
+#[derive(Clone, Debug)]
+pub(crate) struct Pool {
+    free: Arc<Mutex<Vec<Vec<u8>>>>,
+    size: usize,
+}
 
 impl Pool {
+    /// For a file of `size` bytes: a small one is not given a large buffer.
+    pub(crate) fn new(size: u64) -> Self {
+        Self {
+            free: Arc::default(),
+            size: usize::try_from(size).map_or(BUFFER, |size| size.min(BUFFER)),
+        }
+    }
+
     fn take(&self) -> Vec<u8> {
-        let mut free = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        free.pop().unwrap_or_else(|| vec![0; BUFFER])
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        free.pop().unwrap_or_else(|| vec![0; self.size])
     }
 
     /// Reads a range of a file; an error when the file ends before it does.
@@ -29,7 +40,8 @@ impl Pool {
         let mut pieces = Vec::new();
         let mut at = range.start;
         while at < range.end {
-            let length = usize::try_from(range.end - at).map_or(BUFFER, |left| left.min(BUFFER));
+            let left = usize::try_from(range.end - at).unwrap_or(usize::MAX);
+            let length = left.min(self.size);
             let mut lent = Lent {
                 buffer: self.take(),
                 length,
@@ -59,7 +71,11 @@ impl AsRef<[u8]> for Lent {
 impl Drop for Lent {
     fn drop(&mut self) {
         let buffer = std::mem::take(&mut self.buffer);
-        let mut free = self.pool.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut free = self
+            .pool
+            .free
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         free.push(buffer);
     }
 }
@@ -70,7 +86,7 @@ mod tests {
     use std::io::Write as _;
 
     fn free(pool: &Pool) -> usize {
-        pool.0.lock().unwrap().len()
+        pool.free.lock().unwrap().len()
     }
 
     #[test]
@@ -78,7 +94,7 @@ mod tests {
         let data: Vec<u8> = (0..3_000_000_u32).map(|n| (n % 251) as u8).collect();
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(&data).unwrap();
-        let pool = Pool::default();
+        let pool = Pool::new(3_000_000);
         for range in [0..3_000_000, 7..2_000_001, 5..5, 2_999_999..3_000_000] {
             let pieces = pool.read(&file, range.clone()).unwrap();
             let [from, to] = [range.start, range.end].map(|at| usize::try_from(at).unwrap());
@@ -94,7 +110,7 @@ mod tests {
     fn bytes_outlive_their_pool() {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(b"weights").unwrap();
-        let pieces = Pool::default().read(&file, 0..7).unwrap();
+        let pieces = Pool::new(7).read(&file, 0..7).unwrap();
         assert_eq!(pieces.concat(), b"weights");
     }
 }

@@ -148,7 +148,7 @@ impl ModelStore {
         from: u64,
     ) -> impl Stream<Item = Result<Vec<Bytes>>> + Send + 'static {
         let (store, source) = (self.clone(), Arc::clone(source));
-        let (size, pool) = (source.size, Pool::default());
+        let (size, pool) = (source.size, Pool::new(source.size));
         let starts =
             stream::iter((from..size).step_by(usize::try_from(PART).unwrap_or(usize::MAX)));
         let spawn = move |start: u64| {

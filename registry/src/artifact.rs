@@ -4,8 +4,6 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use futures::future::BoxFuture;
-use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
 use oci_spec::image::{Descriptor, MediaType};
 use serde_json::{Map, Value, json};
 
@@ -127,7 +125,7 @@ impl Repository {
             Some(subject) => Some(self.manifest(subject.digest().as_ref()).await?.1),
             None => None,
         };
-        let layers = self.push_blobs(&artifact.blobs, progress).await?;
+        let layers = upload::push_all(&self.transport, &artifact.blobs, 0, progress).await?;
         let empty = Blob::bytes(EMPTY_TYPE, Bytes::from_static(EMPTY));
         let count = artifact.blobs.len();
         let config = upload::push(&self.transport, &empty, count, progress).await?;
@@ -142,16 +140,6 @@ impl Repository {
             sent,
         });
         Ok(self.pin(digest))
-    }
-
-    async fn push_blobs(&self, blobs: &[Blob], progress: Progress<'_>) -> Result<Vec<Descriptor>> {
-        let parallel = self.transport.net.options.parallel_uploads.max(1);
-        let uploads: Vec<BoxFuture<'_, Result<Descriptor>>> = blobs
-            .iter()
-            .enumerate()
-            .map(|(index, blob)| upload::push(&self.transport, blob, index, progress).boxed())
-            .collect();
-        stream::iter(uploads).buffered(parallel).try_collect().await
     }
 
     fn check_artifact(&self, artifact: &Artifact) -> Result<()> {

@@ -4,8 +4,8 @@ use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
+use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
 use oci_spec::image::{Descriptor, Digest};
 use serde::Deserialize;
 
@@ -182,19 +182,10 @@ impl Copy<'_> {
     }
 
     async fn blobs(&self, blobs: &[Descriptor]) -> Result<()> {
-        let transport = &self.target.transport;
-        let parallel = transport.net.options.parallel_uploads.max(1);
         let blobs: Vec<Blob> = blobs.iter().map(|part| self.blob(part)).collect();
         let first = self.blobs.fetch_add(blobs.len(), Ordering::Relaxed);
-        let uploads: Vec<BoxFuture<'_, Result<Descriptor>>> = blobs
-            .iter()
-            .enumerate()
-            .map(|(at, blob)| upload::push(transport, blob, first + at, self.progress).boxed())
-            .collect();
-        stream::iter(uploads)
-            .buffered(parallel)
-            .try_for_each(|_| std::future::ready(Ok(())))
-            .await
+        upload::push_all(&self.target.transport, &blobs, first, self.progress).await?;
+        Ok(())
     }
 
     fn blob(&self, part: &Descriptor) -> Blob {

@@ -169,7 +169,7 @@ impl Repository {
             let (image, config) = self.seal(&layers, seal)?;
             return self.push_known(blobs, config, &image, progress).await;
         }
-        let layers = upload::push_all(&self.transport, &blobs, progress).await?;
+        let layers = upload::push_all(&self.transport, &blobs, 0, progress).await?;
         let (image, config) = self.seal(&layers, seal)?;
         upload::push(&self.transport, &config, blobs.len(), progress).await?;
         let digest = sha256_of(&image.bytes);
@@ -202,7 +202,7 @@ impl Repository {
             report_manifest(&digest, false, progress);
             return Ok(self.pin(digest));
         }
-        upload::push_all(&self.transport, &blobs, progress).await?;
+        upload::push_all(&self.transport, &blobs, 0, progress).await?;
         self.send_manifest(place, &digest, &image.media_type, &image.bytes)
             .await?;
         report_manifest(&digest, true, progress);

@@ -1,6 +1,6 @@
 //! Writing an archive: one pass, although the names of its members are digests.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::io::SeekFrom;
 use std::path::{Path, PathBuf};
 
@@ -35,9 +35,8 @@ pub(super) struct Archive {
     file: File,
     temp: TempPath,
     at: u64,
-    /// The digests of the blobs written, with the offsets of their contents.
-    blobs: HashSet<String>,
-    places: Vec<(Digest, u64)>,
+    /// The blobs written, with the offsets of their contents.
+    places: HashMap<Digest, u64>,
 }
 
 impl Archive {
@@ -57,8 +56,7 @@ impl Archive {
             file: File::from_std(file),
             temp,
             at: 0,
-            blobs: HashSet::new(),
-            places: Vec::new(),
+            places: HashMap::new(),
         };
         for dir in ["blobs", "blobs/sha256"] {
             archive
@@ -68,27 +66,30 @@ impl Archive {
         Ok(archive)
     }
 
-    /// Adds a small file.
-    pub(super) async fn file(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
+    /// Adds a small file; gives the offset of its content.
+    pub(super) async fn file(&mut self, name: &str, bytes: &[u8]) -> Result<u64> {
         let len = bytes.len() as u64;
         self.write(&header(name, &node(len), MTIME)).await?;
+        let start = self.at;
         self.write(bytes).await?;
-        self.pad(len).await
+        self.pad(len).await?;
+        Ok(start)
     }
 
     /// Adds a small blob, unless it is there.
     pub(super) async fn blob(&mut self, descriptor: &Descriptor, bytes: &Bytes) -> Result<()> {
-        let name = blob_name(descriptor.digest())?;
-        if self.blobs.insert(name.clone()) {
-            self.file(&name, bytes).await?;
+        if self.places.contains_key(descriptor.digest()) {
+            return Ok(());
         }
+        let start = self.file(&blob_name(descriptor.digest())?, bytes).await?;
+        self.places.insert(descriptor.digest().clone(), start);
         Ok(())
     }
 
     /// Adds a layer, unless it is there, and returns it known and read from the archive.
     pub(super) async fn layer(&mut self, layer: &Layer, progress: Progress<'_>) -> Result<Layer> {
         if let (Some(descriptor), Some(_)) = (layer.descriptor(), layer.diff_id())
-            && let Some(place) = self.place_of(descriptor.digest())
+            && let Some(&place) = self.places.get(descriptor.digest())
         {
             progress(Event::Reused {
                 object: descriptor.digest().to_string().into(),
@@ -109,25 +110,19 @@ impl Archive {
         self.at += layer.len();
         let layer = layer.with_digest(digest.clone())?;
         let name = blob_name(&digest)?;
-        if let Some(place) = self.place_of(&digest) {
+        if let Some(&place) = self.places.get(&digest) {
             self.cut(start).await?;
             return Ok(at_rest(&layer, self.path.clone(), place));
         }
         self.pad(layer.len()).await?;
         self.mend(start, &header(&name, &node(layer.len()), MTIME))
             .await?;
-        self.blobs.insert(name);
-        self.places.push((digest.clone(), content));
+        self.places.insert(digest.clone(), content);
         progress(Event::Stored {
             digest: digest.to_string().into(),
             size: layer.len(),
         });
         Ok(at_rest(&layer, self.path.clone(), content))
-    }
-
-    fn place_of(&self, digest: &Digest) -> Option<u64> {
-        let found = self.places.iter().find(|(known, _)| known == digest);
-        found.map(|&(_, place)| place)
     }
 
     /// Ends the archive and puts it in its place.

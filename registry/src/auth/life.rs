@@ -48,8 +48,8 @@ pub(crate) fn usable(life: Duration) -> Duration {
 
 fn age(stated: Stated<'_>) -> Option<Duration> {
     let issued = DateTime::parse_from_rfc3339(stated.issued_at?).ok()?;
-    let now = DateTime::parse_from_rfc2822(stated.date?).ok()?;
-    now.signed_duration_since(issued).to_std().ok()
+    let now = httpdate::parse_http_date(stated.date?).ok()?;
+    now.duration_since(issued.into()).ok()
 }
 
 #[derive(Deserialize)]

@@ -16,18 +16,19 @@ use crate::transport::Transport;
 /// Blobs looked for at the same time.
 const LOOKS: usize = 16;
 
-/// Pushes `blobs`; the descriptors come in their order. After a failure the other uploads end
-/// their sessions before this returns.
+/// Pushes `blobs`, the first of which events call `number`; the descriptors come in their order.
+/// After a failure the other uploads end their sessions before this returns.
 pub(crate) async fn push_all(
     transport: &Transport,
     blobs: &[Blob],
+    number: usize,
     progress: Progress<'_>,
 ) -> Result<Vec<Descriptor>> {
     let (stopper, stop) = watch::channel(false);
     let uploads: Vec<Upload<'_>> = blobs
         .iter()
         .enumerate()
-        .map(|(index, blob)| Upload::new(transport, blob, index, progress, stop.clone()))
+        .map(|(index, blob)| Upload::new(transport, blob, number + index, progress, stop.clone()))
         .collect();
     for upload in &uploads {
         upload.check_size()?;
@@ -53,7 +54,7 @@ pub(crate) async fn push_all(
     let mut descriptors = Vec::with_capacity(blobs.len());
     for (index, upload) in uploads.iter().enumerate() {
         if let (true, Some(digest)) = (firsts[index] != index, blobs[index].digest()) {
-            report_exists(&blobs[index], digest, index, progress);
+            report_exists(&blobs[index], digest, number + index, progress);
         }
         descriptors.push(match found.remove(&index) {
             Some(descriptor) => descriptor,
