@@ -1,16 +1,22 @@
 //! How far a blob has been hashed: goes forward only, whatever is sent again.
 
+use bytes::Bytes;
 use oci_spec::image::Digest;
 use sha2::digest::common::hazmat::{SerializableState as _, SerializedState};
 use sha2::{Digest as _, Sha256};
 
 use crate::blob::finish;
 
+/// The last bytes before the frontier that are kept, to know the source again by.
+const TAIL: usize = 4 << 10;
+
 /// The hash of the first `pos` bytes of a blob.
 #[derive(Clone)]
 pub(crate) struct Frontier {
     hash: Sha256,
     pos: u64,
+    /// What lies right before `pos`.
+    tail: Bytes,
     /// Whether the source was seen to end where it was declared to.
     ended: bool,
 }
@@ -20,8 +26,15 @@ impl Frontier {
         Self {
             hash: Sha256::new(),
             pos: 0,
+            tail: Bytes::new(),
             ended: false,
         }
+    }
+
+    /// What lies right before [`pos`](Self::pos), a few KiB of it; nothing is known of what an
+    /// earlier process hashed.
+    pub(crate) fn tail(&self) -> Bytes {
+        self.tail.clone()
     }
 
     pub(crate) fn pos(&self) -> u64 {
@@ -37,6 +50,8 @@ impl Frontier {
         };
         self.hash.update(&piece[seen..]);
         self.pos = at + piece.len() as u64;
+        // A copy, since the piece may be a part of something large.
+        self.tail = Bytes::copy_from_slice(&piece[piece.len().saturating_sub(TAIL)..]);
     }
 
     pub(crate) fn end(&mut self) {
@@ -59,6 +74,7 @@ impl Frontier {
         Some(Self {
             hash: Sha256::deserialize(&state).ok()?,
             pos,
+            tail: Bytes::new(),
             ended: false,
         })
     }

@@ -122,6 +122,7 @@ impl Pump {
         let failure = lock(&slot).take()?;
         let kind = match failure {
             Failure::Source(_) => ErrorKind::Source,
+            Failure::Changed => ErrorKind::DigestMismatch,
             _ => ErrorKind::SizeMismatch,
         };
         let detail = format!("{failure}, declared are {} bytes", self.origin.size);
@@ -253,6 +254,35 @@ mod tests {
         assert!(pump.origin.frontier.lock().await.pos() >= first);
         assert_eq!(pump.digest().await.unwrap(), sha256_of(&data));
         assert_eq!(pump.handed(), 5 << 20);
+    }
+
+    #[tokio::test]
+    async fn a_source_that_is_another_on_its_second_opening_is_noticed() {
+        // More than is read ahead after the first request.
+        const SIZE: u64 = 8 << 20;
+        for from in [0, 1 << 20, 4 << 20, SIZE] {
+            let opened = AtomicU64::new(0);
+            let blob = Blob::new("x/y", SIZE, move |from| {
+                let seed = opened.fetch_add(1, Ordering::Relaxed).to_le_bytes()[0];
+                let rest = vec![seed; usize::try_from(SIZE - from).unwrap()];
+                stream::iter([Ok(Bytes::from(rest))]).boxed()
+            });
+            let pump = Pump::new(&blob, Frontier::new(), None);
+            collect(&pump, 0, 3 << 20).await.unwrap();
+            // Another request, not one that goes on where the first ended.
+            drop(pump.shared.idle.lock().unwrap().take());
+            let sent = collect(&pump, from, SIZE).await;
+            if from == SIZE {
+                assert!(
+                    sent.is_ok() && pump.digest().await.is_none(),
+                    "nothing was sent"
+                );
+            } else {
+                assert!(sent.is_err(), "from {from}");
+            }
+            let error = pump.failure("push blob", "r").unwrap();
+            assert_eq!(error.kind(), ErrorKind::DigestMismatch, "from {from}");
+        }
     }
 
     #[tokio::test]

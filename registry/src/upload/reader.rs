@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::mem;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -43,6 +44,8 @@ pub(crate) struct Origin {
 pub(crate) enum Failure {
     Short(u64),
     Long,
+    /// It has other bytes than were read before.
+    Changed,
     Source(BoxError),
 }
 
@@ -51,6 +54,7 @@ impl fmt::Display for Failure {
         match self {
             Self::Short(at) => write!(f, "the source ended after {at} bytes"),
             Self::Long => f.write_str("the source goes on after its declared length"),
+            Self::Changed => f.write_str("the source has other bytes than before"),
             Self::Source(_) => f.write_str("the source failed"),
         }
     }
@@ -109,8 +113,12 @@ impl Reader {
 
 async fn read(origin: Arc<Origin>, from: u64, sender: mpsc::Sender<Bytes>, slot: Slot) {
     // Waits for a hash that an earlier reader left at work.
-    let known = origin.frontier.lock().await.pos();
-    let start = known.min(from);
+    let (known, tail) = {
+        let frontier = origin.frontier.lock().await;
+        (frontier.pos(), frontier.tail())
+    };
+    // Some of what was hashed is read once more, so that what follows it is known to belong to it.
+    let start = from.min(known - tail.len() as u64);
     let large = origin.size >= LARGE;
     let mut reading = Reading {
         source: (origin.open)(start),
@@ -120,6 +128,7 @@ async fn read(origin: Arc<Origin>, from: u64, sender: mpsc::Sender<Bytes>, slot:
         pos: start,
         from,
         hashed: known,
+        tail,
         queue: Vec::new(),
         queued: 0,
         origin,
@@ -146,6 +155,8 @@ struct Reading {
     from: u64,
     /// Bytes before this were hashed before this reader started.
     hashed: u64,
+    /// What lay right before [`hashed`](Self::hashed).
+    tail: Bytes,
     queue: Vec<(u64, Bytes)>,
     queued: usize,
 }
@@ -162,6 +173,9 @@ impl Reading {
                 return Err(Failure::Long);
             }
             self.pos = end;
+            if !self.is_as_before(at, &piece) {
+                return Err(Failure::Changed);
+            }
             self.hash(at, piece.clone()).await;
             // The last piece is held back until the source has ended too: a request that lacks
             // its last bytes can not be committed.
@@ -183,6 +197,14 @@ impl Reading {
         self.flush().await;
         self.origin.frontier.lock().await.end();
         Ok(())
+    }
+
+    /// Whether the piece at `at` has the bytes that an earlier reader saw there, as far as those
+    /// are kept.
+    fn is_as_before(&self, at: u64, piece: &[u8]) -> bool {
+        let start = self.hashed - self.tail.len() as u64;
+        let (from, to) = (at.max(start), (at + piece.len() as u64).min(self.hashed));
+        from >= to || part(piece, at, from..to) == part(&self.tail, start, from..to)
     }
 
     /// The next bytes of the source, at most a piece; `None` at its end.
@@ -237,4 +259,10 @@ impl Reading {
             drop(tokio::task::spawn_blocking(work));
         }
     }
+}
+
+/// The bytes of `range` out of `bytes`, which begin at `first`.
+fn part(bytes: &[u8], first: u64, range: Range<u64>) -> Option<&[u8]> {
+    let [from, to] = [range.start, range.end].map(|at| usize::try_from(at - first).ok());
+    bytes.get(from?..to?)
 }

@@ -12,7 +12,7 @@ use super::session::Transfer;
 use super::{Failure, STAGE};
 use crate::auth::Authorization;
 use crate::blob::Event;
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::net;
 use crate::retry;
 
@@ -75,14 +75,24 @@ impl Transfer<'_> {
             .drive(request.body(body).send(), moved, url, span.to)
             .await;
         // A failed source also breaks the request; what it said is the cause.
-        if let Some(error) = self.pump.failure(STAGE, &self.upload.object()) {
-            return Err(Failure::Fatal(error));
+        if let Some(failure) = self.source_failure() {
+            return Err(failure);
         }
         let response = sent.map_err(Failure::of_one_try)?;
         if response.status() == StatusCode::UNAUTHORIZED && transport.endpoint.owns(url) {
             return Err(self.refused(&used, &response).await);
         }
         Ok(response)
+    }
+
+    /// What the source did wrong during the last request. One that has changed may be sent anew,
+    /// whole.
+    pub(super) fn source_failure(&self) -> Option<Failure> {
+        let error = self.pump.failure(STAGE, &self.upload.object())?;
+        Some(match error.kind() {
+            ErrorKind::DigestMismatch => Failure::Differs(error),
+            _ => Failure::Fatal(error),
+        })
     }
 
     /// Waits for the answer, watching that bytes keep moving.
@@ -150,7 +160,7 @@ impl Transfer<'_> {
                 let detail = "the registry found other bytes than were read here";
                 let error = self
                     .upload
-                    .error(crate::ErrorKind::DigestMismatch, detail)
+                    .error(ErrorKind::DigestMismatch, detail)
                     .with_hint("the source may have changed between two tries; push again")
                     .with_source(error);
                 Failure::Differs(error)
@@ -176,6 +186,6 @@ fn of_protocol(transfer: &Transfer<'_>, said: crate::Error) -> crate::Error {
     let detail = "the registry says that the first byte is out of range";
     transfer
         .upload
-        .error(crate::ErrorKind::Protocol, detail)
+        .error(ErrorKind::Protocol, detail)
         .with_source(said)
 }

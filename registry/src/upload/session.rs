@@ -115,9 +115,8 @@ impl Transfer<'_> {
     async fn digest(&self) -> Result<Digest, Failure> {
         let upload = self.upload;
         let Some(found) = self.pump.digest().await else {
-            let failure = self.pump.failure(STAGE, &upload.object());
-            let fallback = || upload.error(ErrorKind::Source, "the source failed");
-            return Err(Failure::Fatal(failure.unwrap_or_else(fallback)));
+            let fallback = || Failure::Fatal(upload.error(ErrorKind::Source, "the source failed"));
+            return Err(self.source_failure().unwrap_or_else(fallback));
         };
         match upload.blob.digest() {
             Some(expected) if *expected != found => {
