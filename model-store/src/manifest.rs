@@ -31,7 +31,7 @@ pub(crate) struct ManifestFile {
 }
 
 impl Manifest {
-    /// The manifest of `files`, which are sorted and checked.
+    /// The manifest of `files`, which are sorted, checked and hashed.
     pub(crate) fn new(
         version: &str,
         digest: &str,
@@ -41,7 +41,8 @@ impl Manifest {
         let entry = |file: &ModelFile| ManifestFile {
             path: file.path.clone(),
             size: file.size,
-            sha256: file.sha256.clone(),
+            // A reader refuses an empty one by name.
+            sha256: file.sha256.clone().unwrap_or_default(),
         };
         Self {
             schema_version: SCHEMA,
@@ -73,8 +74,9 @@ impl Manifest {
 
     /// The files as they appear in a lock, not pinned yet.
     pub(crate) fn model_files(&self) -> Vec<ModelFile> {
-        let file =
-            |file: &ManifestFile| ModelFile::new(file.path.clone(), file.size, file.sha256.clone());
+        let file = |file: &ManifestFile| {
+            ModelFile::new(file.path.clone(), file.size, Some(file.sha256.clone()))
+        };
         self.files.iter().map(file).collect()
     }
 
@@ -141,7 +143,7 @@ mod tests {
 
     #[test]
     fn manifests_are_checked() {
-        let files = [ModelFile::new("a".into(), 1, "0".repeat(64))];
+        let files = [ModelFile::new("a".into(), 1, Some("0".repeat(64)))];
         let manifest = Manifest::new("1.0.0", &tree_digest(&files), &files, BTreeMap::new());
         let bytes = manifest.to_bytes().unwrap();
         assert_eq!(Manifest::parse(&bytes, "1.0.0").unwrap(), manifest);

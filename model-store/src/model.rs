@@ -20,8 +20,10 @@ pub struct ModelFile {
     pub path: String,
     /// The size in bytes.
     pub size: u64,
-    /// The SHA-256 of the content, in lower-case hexadecimal.
-    pub sha256: String,
+    /// The SHA-256 of the content, in lower-case hexadecimal, where somebody states it; without
+    /// it the file is known by its tag and size only, until it is read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
     /// The store's tag of exactly these bytes, which reads are pinned to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub etag: Option<String>,
@@ -32,7 +34,7 @@ pub struct ModelFile {
 
 impl ModelFile {
     /// A file whose place in a store is not known yet.
-    pub(crate) fn new(path: String, size: u64, sha256: String) -> Self {
+    pub(crate) fn new(path: String, size: u64, sha256: Option<String>) -> Self {
         Self {
             path,
             size,
@@ -40,6 +42,16 @@ impl ModelFile {
             etag: None,
             version_id: None,
         }
+    }
+
+    /// What tells these bytes from others: their SHA-256, else the store's names for them.
+    fn identity(&self) -> String {
+        let by_tag = || {
+            let tag = self.etag.as_deref().unwrap_or_default();
+            let version = self.version_id.as_deref().unwrap_or_default();
+            format!("etag:{tag} version:{version}")
+        };
+        self.sha256.clone().unwrap_or_else(by_tag)
     }
 }
 
@@ -60,6 +72,10 @@ pub(crate) struct Lock {
     pub(crate) version: String,
     pub(crate) tree_digest: String,
     pub(crate) total_size: u64,
+    /// Where the files are: a folder below the model's own; without it the model is one object,
+    /// and the URL is its.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) folder: Option<String>,
     pub(crate) files: Vec<ModelFile>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) metadata: BTreeMap<String, String>,
@@ -91,9 +107,27 @@ impl ModelVersion {
         &self.0.policy
     }
 
-    /// `sha256:…` over the lines `path size sha256` of all files, sorted by path.
+    /// `sha256:…` over the lines `path size sha256` of all files, sorted by path. A file whose
+    /// SHA-256 is not known has the store's tag and version in its place, so the digest of a
+    /// version that is not [sealed](Self::is_sealed) changes when it is.
     pub fn tree_digest(&self) -> &str {
         &self.0.tree_digest
+    }
+
+    /// Whether the SHA-256 of every file is known: the lock then says which bytes these are, and
+    /// not only where they were.
+    pub fn is_sealed(&self) -> bool {
+        self.0.files.iter().all(|file| file.sha256.is_some())
+    }
+
+    /// The path of a file's object below the model's folder; empty for the model that is one
+    /// object.
+    pub(crate) fn object(&self, file: &ModelFile) -> String {
+        match self.0.folder.as_deref() {
+            None => String::new(),
+            Some("") => file.path.clone(),
+            Some(folder) => format!("{folder}/{}", file.path),
+        }
     }
 
     /// The files, sorted by path.
@@ -140,7 +174,7 @@ impl From<ModelVersion> for Lock {
     }
 }
 
-/// The digest of a tree of files: `sha256:` over the lines `path size sha256`, sorted by path.
+/// The digest of a tree of files: `sha256:` over the lines `path size identity`, sorted by path.
 ///
 /// Paths have no line breaks (checked before), so a line has one reading.
 pub(crate) fn tree_digest(files: &[ModelFile]) -> String {
@@ -148,7 +182,7 @@ pub(crate) fn tree_digest(files: &[ModelFile]) -> String {
     files.sort_by(|a, b| a.path.cmp(&b.path));
     let mut hasher = Sha256::new();
     for file in files {
-        hasher.update(format!("{} {} {}\n", file.path, file.size, file.sha256));
+        hasher.update(format!("{} {} {}\n", file.path, file.size, file.identity()));
     }
     format!("sha256:{}", hex::encode(hasher.finalize()))
 }
@@ -157,7 +191,8 @@ pub(crate) fn tree_digest(files: &[ModelFile]) -> String {
 pub(crate) fn check_tree(files: &[ModelFile], digest: &str, total: u64) -> Result<(), String> {
     check_paths(files.iter().map(|file| file.path.as_str()))?;
     for file in files {
-        check_sha256(&file.sha256).map_err(|why| format!("file {:?}: {why}", file.path))?;
+        let checked = file.sha256.as_deref().map_or(Ok(()), check_sha256);
+        checked.map_err(|why| format!("file {:?}: {why}", file.path))?;
     }
     if !files.is_sorted_by(|a, b| a.path < b.path) {
         return Err("the files are not sorted by path".into());
@@ -204,7 +239,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn file(path: &str, size: u64) -> ModelFile {
-        ModelFile::new(path.into(), size, hex::encode(Sha256::digest(path)))
+        ModelFile::new(path.into(), size, Some(hex::encode(Sha256::digest(path))))
     }
 
     fn lock(files: Vec<ModelFile>) -> Lock {
@@ -215,6 +250,7 @@ mod tests {
             version: "1.0.0".into(),
             tree_digest: tree_digest(&files),
             total_size: files.iter().map(|f| f.size).sum(),
+            folder: Some("versions/1.0.0/files".into()),
             files,
             metadata: BTreeMap::from([("commit".into(), "abc".into())]),
         }
@@ -224,8 +260,8 @@ mod tests {
     fn the_tree_digest_is_what_sha256sum_would_say() {
         // printf 'a 1 %064d\nb 2 %064d\n' 0 1 | sha256sum
         let files = [
-            ModelFile::new("b".into(), 2, format!("{:064}", 1)),
-            ModelFile::new("a".into(), 1, format!("{:064}", 0)),
+            ModelFile::new("b".into(), 2, Some(format!("{:064}", 1))),
+            ModelFile::new("a".into(), 1, Some(format!("{:064}", 0))),
         ];
         let text = format!("a 1 {:064}\nb 2 {:064}\n", 0, 1);
         assert_eq!(
@@ -251,6 +287,22 @@ mod tests {
         );
         let forged = json.replace("\"size\":4", "\"size\":5");
         assert!(serde_json::from_str::<ModelVersion>(&forged).is_err());
+    }
+
+    #[test]
+    fn a_lock_without_digests_is_told_by_the_stores_tags() {
+        let mut unknown = file("a", 3);
+        (unknown.sha256, unknown.etag) = (None, Some("\"1\"".into()));
+        let other = ModelFile {
+            etag: Some("\"2\"".into()),
+            ..unknown.clone()
+        };
+        let model = ModelVersion::try_from(lock(vec![unknown])).unwrap();
+        assert!(!model.is_sealed());
+        let json = serde_json::to_string(&model).unwrap();
+        assert_eq!(serde_json::from_str::<ModelVersion>(&json).unwrap(), model);
+        assert_ne!(model.tree_digest(), tree_digest(&[other]));
+        assert_eq!(model.object(&model.files()[0]), "versions/1.0.0/files/a");
     }
 
     #[test]

@@ -290,7 +290,7 @@ async fn hash_all(
             path: local.path.clone(),
             size,
         });
-        files.push(ModelFile::new(local.path.clone(), size, sha256));
+        files.push(ModelFile::new(local.path.clone(), size, Some(sha256)));
     }
     Ok((locals, files))
 }

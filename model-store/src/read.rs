@@ -17,7 +17,6 @@ use tokio::task::JoinHandle;
 use crate::error::{BoxError, Error, ErrorKind, Result};
 use crate::model::{ModelFile, ModelVersion};
 use crate::pool::Pool;
-use crate::resolve::file_path;
 use crate::store::ModelStore;
 
 /// Bytes of a file in order; the length is known from elsewhere.
@@ -69,8 +68,8 @@ impl ModelStore {
             let detail = format!("offset {from} is beyond the end at {}", file.size);
             return Err(Error::invalid(STAGE, object, detail));
         }
-        let source = Source::of(model.version(), file);
-        let expected = (from == 0).then(|| file.sha256.clone());
+        let source = Source::of(model, file);
+        let expected = file.sha256.clone().filter(|_| from == 0);
         Ok(self
             .stream(source, from, expected)
             .map_err(BoxError::from)
@@ -91,7 +90,7 @@ impl ModelStore {
             etag: meta.e_tag,
             version_id: None,
         };
-        let mut stream = std::pin::pin!(self.stream(source, 0, Some(file.sha256.clone())));
+        let mut stream = std::pin::pin!(self.stream(source, 0, file.sha256.clone()));
         loop {
             match stream.try_next().await {
                 Ok(Some(_)) => {}
@@ -275,9 +274,9 @@ impl ModelStore {
 }
 
 impl Source {
-    fn of(version: &str, file: &ModelFile) -> Self {
+    fn of(model: &ModelVersion, file: &ModelFile) -> Self {
         Self {
-            path: file_path(version, &file.path),
+            path: model.object(file),
             size: file.size,
             etag: file.etag.clone(),
             version_id: file.version_id.clone(),

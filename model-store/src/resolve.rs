@@ -243,6 +243,7 @@ impl ModelStore {
             version: version.to_owned(),
             tree_digest: manifest.tree_digest,
             total_size: manifest.total_size,
+            folder: Some(format!("versions/{version}/files")),
             files,
             metadata: manifest.metadata,
         })

@@ -99,7 +99,9 @@ impl ModelStore {
 
     /// The key of `path` inside the model's folder.
     pub(crate) fn key(&self, path: &str) -> Result<Path> {
-        let text = if self.0.root.is_root() {
+        let text = if path.is_empty() {
+            self.0.root.to_string()
+        } else if self.0.root.is_root() {
             path.to_owned()
         } else {
             format!("{}/{path}", self.0.root)

@@ -155,7 +155,8 @@ impl ModelStore {
 
 /// Compares what was just sent with what was hashed when publishing began.
 fn check_unchanged(file: &ModelFile, local: &LocalFile, reader: LocalReader) -> Result<()> {
-    if reader.finish() == (file.size, file.sha256.clone()) {
+    let (size, sha256) = reader.finish();
+    if size == file.size && Some(sha256) == file.sha256 {
         return Ok(());
     }
     let object = local.local.display().to_string();
