@@ -25,6 +25,13 @@ pub enum ErrorKind {
     Changed,
     /// Bytes do not have the digest that was promised.
     DigestMismatch,
+    /// The version was retracted by its publisher.
+    Retracted,
+    /// The admission policy does not let the model's content into an image.
+    Unsafe,
+    /// Nobody who is trusted enough vouches for the bytes: a signature or checksum is missing or
+    /// does not hold.
+    Untrusted,
     /// An input breaks a rule of its format.
     Invalid,
     /// The store cannot do what is asked.

@@ -23,7 +23,7 @@ mod upload;
 mod version_order;
 
 pub use error::{BoxError, Error, ErrorKind, Result};
-pub use model::{ModelFile, ModelVersion};
+pub use model::{ModelFile, ModelVersion, Trust};
 pub use options::StoreOptions;
 pub use poll::{Seen, WatchOptions};
 pub use publish::{Event, PublishOptions};

@@ -12,6 +12,29 @@ use crate::store_url::StoreUrl;
 
 const STAGE: &str = "read model lock";
 
+/// Who says which bytes a file has, from the weakest to the strongest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Trust {
+    /// Nobody: the bytes were hashed as they came, and only their length and tag were compared.
+    Observed,
+    /// The store: an MD5 of the whole object.
+    StoreMd5,
+    /// The store: a CRC-64/NVME of the whole object.
+    StoreCrc64,
+    /// The store: a SHA-256 of the whole object.
+    StoreSha256,
+    /// A file of checksums beside the model's files.
+    Sidecar,
+    /// The manifest of the version.
+    Manifest,
+    /// The digest by which the version was asked for.
+    Pinned,
+    /// A signed statement, whose signature was verified.
+    Signed,
+}
+
 /// One file of a model version.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -24,6 +47,9 @@ pub struct ModelFile {
     /// it the file is known by its tag and size only, until it is read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
+    /// Who states the SHA-256.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trust: Option<Trust>,
     /// The store's tag of exactly these bytes, which reads are pinned to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub etag: Option<String>,
@@ -38,6 +64,7 @@ impl ModelFile {
         Self {
             path,
             size,
+            trust: sha256.is_some().then_some(Trust::Manifest),
             sha256,
             etag: None,
             version_id: None,
@@ -118,6 +145,19 @@ impl ModelVersion {
     /// not only where they were.
     pub fn is_sealed(&self) -> bool {
         self.0.files.iter().all(|file| file.sha256.is_some())
+    }
+
+    /// The same version with what was found of the files whose SHA-256 was not known: by path, the
+    /// SHA-256 and who else says so. What was known already is not changed.
+    pub(crate) fn seal(&self, found: &BTreeMap<String, (String, Trust)>) -> Result<Self> {
+        let mut lock = self.0.clone();
+        for file in lock.files.iter_mut().filter(|file| file.sha256.is_none()) {
+            if let Some((sha256, trust)) = found.get(&file.path) {
+                (file.sha256, file.trust) = (Some(sha256.clone()), Some(*trust));
+            }
+        }
+        lock.tree_digest = tree_digest(&lock.files);
+        Self::try_from(lock)
     }
 
     /// The path of a file's object below the model's folder; empty for the model that is one
@@ -292,7 +332,8 @@ mod tests {
     #[test]
     fn a_lock_without_digests_is_told_by_the_stores_tags() {
         let mut unknown = file("a", 3);
-        (unknown.sha256, unknown.etag) = (None, Some("\"1\"".into()));
+        (unknown.sha256, unknown.trust) = (None, None);
+        unknown.etag = Some("\"1\"".into());
         let other = ModelFile {
             etag: Some("\"2\"".into()),
             ..unknown.clone()
@@ -303,6 +344,10 @@ mod tests {
         assert_eq!(serde_json::from_str::<ModelVersion>(&json).unwrap(), model);
         assert_ne!(model.tree_digest(), tree_digest(&[other]));
         assert_eq!(model.object(&model.files()[0]), "versions/1.0.0/files/a");
+        let found = (hex::encode(Sha256::digest("a")), Trust::Observed);
+        let sealed = model.seal(&BTreeMap::from([("a".into(), found)])).unwrap();
+        assert!(sealed.is_sealed());
+        assert_eq!(sealed.tree_digest(), tree_digest(&[file("a", 3)]));
     }
 
     #[test]
