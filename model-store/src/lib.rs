@@ -4,6 +4,8 @@ mod backend;
 mod cause;
 mod connection_string;
 mod error;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod manifest;
 mod model;
 mod names;
