@@ -1,5 +1,5 @@
-//! What the fuzz targets call, and what has to hold for any bytes; built for them only.
-#![allow(missing_docs, clippy::panic, reason = "a finding is a panic")]
+//! What the fuzz targets call, and what has to hold for any bytes. A finding is a panic. Tests run
+//! the kept corpora through them; no other build has them.
 
 use crate::manifest::{Manifest, Pointer};
 use crate::model::ModelVersion;
@@ -57,6 +57,30 @@ pub fn version(data: &[u8]) {
                 reference.to_string().parse::<ModelRef>().ok(),
                 Some(reference)
             );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every input that was worth keeping, so that a finding stays found.
+    #[test]
+    fn the_corpora_hold() {
+        let targets: [(&str, fn(&[u8])); 3] = [
+            ("manifest", manifest),
+            ("pointer", pointer),
+            ("version", version),
+        ];
+        for (name, target) in targets {
+            let folder = format!("{}/fuzz/corpus/{name}", env!("CARGO_MANIFEST_DIR"));
+            let mut inputs = 0;
+            for entry in std::fs::read_dir(&folder).unwrap() {
+                target(&std::fs::read(entry.unwrap().path()).unwrap());
+                inputs += 1;
+            }
+            assert!(inputs > 0, "{folder} is empty");
         }
     }
 }

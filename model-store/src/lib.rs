@@ -4,7 +4,7 @@ mod backend;
 mod cause;
 mod connection_string;
 mod error;
-#[cfg(fuzzing)]
+#[cfg(any(fuzzing, test))]
 pub mod fuzzing;
 mod manifest;
 mod model;
