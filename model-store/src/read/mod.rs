@@ -156,29 +156,4 @@ fn chunks(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{PublishOptions, Selector, StoreOptions, StoreUrl};
-
-    #[tokio::test]
-    async fn a_file_is_given_out_in_large_pieces() {
-        let dir = tempfile::tempdir().unwrap();
-        let source = dir.path().join("source");
-        std::fs::create_dir(&source).unwrap();
-        let size = (9 << 20) + 7;
-        std::fs::write(source.join("f"), vec![5; size]).unwrap();
-        let url = StoreUrl::from_dir(dir.path(), "m").unwrap();
-        let store = ModelStore::open(&url, &StoreOptions::default()).unwrap();
-        let options = PublishOptions::default();
-        store.publish(&source, "1", options, &drop).await.unwrap();
-        let model = store.resolve(&Selector::Latest).await.unwrap();
-        let chunks: Vec<Bytes> = store
-            .read(&model, "f", 0)
-            .unwrap()
-            .try_collect()
-            .await
-            .unwrap();
-        let sizes: Vec<u64> = chunks.iter().map(|chunk| chunk.len() as u64).collect();
-        assert_eq!(sizes, [[1 << 20; 9].as_slice(), &[7]].concat());
-    }
-}
+mod tests;

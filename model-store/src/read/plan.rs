@@ -71,6 +71,11 @@ impl Plan {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn pool(&self) -> &Pool {
+        &self.shared.pool
+    }
+
     /// Begins to ask for parts. They come in order.
     pub(super) fn start(self: &Arc<Self>) -> (mpsc::UnboundedReceiver<Issued>, Abort) {
         let (sender, issued) = mpsc::unbounded_channel();

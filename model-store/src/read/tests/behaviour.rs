@@ -1,0 +1,1 @@
+//! What the engine does about slowness, throttling, missing digests and many small files.
