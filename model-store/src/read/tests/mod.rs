@@ -89,6 +89,7 @@ fn model(server: &Server, scheme: Scheme, sizes: &[usize], known: Known) -> Mode
         server.state().objects.insert(name, object);
         files.push(file);
     }
+    files.sort_by(|a, b| a.path.cmp(&b.path));
     let url = match scheme {
         Scheme::Azure => "az://models.acme/m",
         _ => "s3://models/m",
