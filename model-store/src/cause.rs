@@ -75,10 +75,10 @@ impl Site {
             return ErrorKind::Unauthorized;
         }
         // The library gives the status only in words.
-        let client_error = ["status code: 4", "without LOCATION"]
-            .iter()
-            .any(|mark| text.contains(mark));
-        if client_error {
+        let has = |marks: &[&str]| marks.iter().any(|mark| text.contains(mark));
+        // Too slow or too often is not wrong.
+        let later = has(&["status code: 408", "status code: 429"]);
+        if !later && has(&["status code: 4", "without LOCATION"]) {
             ErrorKind::Invalid
         } else {
             ErrorKind::Unreachable
@@ -246,7 +246,7 @@ fn is_missing_place(text: &str) -> bool {
 }
 
 /// The texts of an error and its causes, without repetitions.
-fn chain(error: &(dyn StdError + 'static)) -> String {
+pub(crate) fn chain(error: &(dyn StdError + 'static)) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(error) = next {
@@ -260,7 +260,9 @@ fn chain(error: &(dyn StdError + 'static)) -> String {
 }
 
 /// The first cause of type `T`.
-fn find<'a, T: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a T> {
+pub(crate) fn find<'a, T: StdError + 'static>(
+    error: &'a (dyn StdError + 'static),
+) -> Option<&'a T> {
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(found) = error.downcast_ref() {

@@ -1,7 +1,7 @@
 //! Integration tests of `modelship-model-store`, one binary.
 //!
 //! `conformance` holds the behaviour every store must show; `backends` runs it over each of them,
-//! real servers included. `failures` shows what people see when something is wrong.
+//! real servers included. `engine` holds what the range engine does on real servers. `failures` shows what people see when something is wrong.
 #![expect(
     clippy::unwrap_used,
     reason = "a test that cannot go on stops where it is"
@@ -9,5 +9,6 @@
 
 mod backends;
 mod conformance;
+mod engine;
 mod failures;
 mod fixtures;
