@@ -125,7 +125,7 @@ impl ModelStore {
     /// Reads a pointer document.
     pub(crate) async fn pointer(&self, stage: &'static str, path: &str) -> Result<Option<Pointer>> {
         match self.fetch(stage, path, None).await? {
-            Fetched::Found { bytes, .. } => self.parse_pointer(stage, path, &bytes).map(Some),
+            Fetched::Found { bytes, .. } => self.parse_pointer(stage, path, &bytes),
             Fetched::Missing | Fetched::NotModified => Ok(None),
         }
     }
@@ -135,8 +135,9 @@ impl ModelStore {
         stage: &'static str,
         path: &str,
         bytes: &[u8],
-    ) -> Result<Pointer> {
-        Pointer::parse(bytes).map_err(|why| Error::invalid(stage, self.name_of(path), why))
+    ) -> Result<Option<Pointer>> {
+        let parsed = Pointer::parse_moved(bytes).map(|(target, _)| target);
+        parsed.map_err(|why| Error::invalid(stage, self.name_of(path), why))
     }
 
     /// Reads the manifest of a version, if it is complete.
