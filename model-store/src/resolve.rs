@@ -184,7 +184,9 @@ impl ModelStore {
     }
 
     async fn highest(&self, selector: &Selector) -> Result<ModelVersion> {
-        let versions = self.versions().await?;
+        let mut versions = self.versions().await?;
+        let retracted = self.retracted().await?;
+        versions.retain(|version| !retracted.contains_key(version));
         let releases: Vec<Key<'_>> = versions
             .iter()
             .map(|v| Key::new(v))
@@ -231,6 +233,11 @@ impl ModelStore {
         policy: String,
     ) -> Result<ModelVersion> {
         let version = manifest.version.as_str();
+        if !matches!(selector, Selector::Digest(_))
+            && let Some(retraction) = self.retraction(version).await?
+        {
+            return Err(self.retracted_error(STAGE, &retraction));
+        }
         let pin = |file: ModelFile| async move { self.pin_file(version, file).await };
         let files = stream::iter(manifest.model_files())
             .map(pin)
