@@ -179,8 +179,10 @@ impl ModelStore {
     ) -> Result<Vec<(PointerName, Move)>> {
         let listed = self.objects_below(STAGE, FOLDER).await?;
         let named = listed.keys().filter_map(|path| parse_entry_path(path));
-        let ahead =
-            named.filter(|(pointer, number)| *number > tips.get(pointer).copied().unwrap_or(0));
+        let tip = |pointer: &PointerName| tips.get(pointer).copied().unwrap_or(0);
+        let ahead: Vec<(PointerName, u64)> = named
+            .filter(|(pointer, number)| *number > tip(pointer))
+            .collect();
         let read = |(pointer, number): (PointerName, u64)| async move {
             let entry = self.entry(&pointer, number).await?;
             Ok::<_, Error>(entry.map(|entry| (pointer, entry)))

@@ -154,14 +154,17 @@ impl ModelStore {
     /// Every pointer that there is, removed ones included.
     pub(crate) async fn pointers(&self) -> Result<BTreeMap<PointerName, State>> {
         let named = self.documents(STAGE, ALIASES).await?;
-        let aliases = named
-            .keys()
-            .filter_map(|name| PointerName::alias(name).ok());
+        let mut pointers = vec![PointerName::Latest];
+        pointers.extend(
+            named
+                .keys()
+                .filter_map(|name| PointerName::alias(name).ok()),
+        );
         let read = |pointer: PointerName| async move {
             let state = self.state(&pointer).await?;
             Ok::<_, Error>((pointer, state))
         };
-        stream::iter(std::iter::once(PointerName::Latest).chain(aliases))
+        stream::iter(pointers)
             .map(read)
             .buffered(LOOKUPS)
             .try_collect()
