@@ -69,12 +69,11 @@ impl ModelStore {
         let (seen, before) = self.see_hold(&path).await?;
         let old = before.map(|hold| hold.versions).unwrap_or_default();
         // Both are held until the new one is known to be safe, whatever happens in between.
-        let both = Hold::new(old.into_iter().chain([new.clone()]), note);
+        let mut both = Hold::new(old.clone(), note);
+        both.versions.insert(new.0.clone(), new.1.clone());
         let seen = self.write_hold(&path, &both, &seen).await?;
         if let Err(error) = self.check_held(&new.0, &new.1).await {
-            let mut back = both;
-            back.versions.remove(&new.0);
-            self.write_hold(&path, &back, &seen).await?;
+            self.write_hold(&path, &Hold::new(old, note), &seen).await?;
             return Err(error);
         }
         if both.versions.len() > 1 {

@@ -12,3 +12,4 @@ mod conformance;
 mod failures;
 mod fixtures;
 mod governance;
+mod model_based;
