@@ -88,7 +88,10 @@ impl ModelStore {
     /// `NotFound` for a version that is not complete; `Conflict` that lists the aliases; those of
     /// the store.
     pub async fn retract(&self, version: &str, options: &RetractOptions) -> Result<RetractReport> {
-        check_version(version).map_err(|why| Error::invalid(STAGE, version, why))?;
+        check_version(version).map_err(|why| {
+            Error::invalid(STAGE, version, why)
+                .with_hint("a name has letters, digits and . _ + - only")
+        })?;
         options.note.check(STAGE)?;
         if !options.move_aliases {
             self.check_no_alias(version, "nothing was done").await?;
