@@ -1,5 +1,7 @@
 //! A version's files in a folder, and its lock in a file.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use futures::TryStreamExt;
@@ -48,7 +50,11 @@ impl OpenModel {
         let io = |e| Error::io(Stage::Fetch, &path, e);
         let parent = path.parent().unwrap_or(folder);
         tokio::fs::create_dir_all(parent).await.map_err(io)?;
-        let temporary = tempfile::NamedTempFile::new_in(parent).map_err(io)?;
+        // Such files are for their owner alone unless told otherwise.
+        let temporary = tempfile::Builder::new()
+            .permissions(Permissions::from_mode(0o644))
+            .tempfile_in(parent)
+            .map_err(io)?;
         let (handle, temporary) = temporary.into_parts();
         let mut handle = tokio::fs::File::from_std(handle);
         let mut bytes = self.step(self.store.read(model, &file.path, 0))?;

@@ -111,8 +111,22 @@ pub(crate) enum Step {
     Two([(usize, Op, Plan); 2]),
 }
 
+fn version() -> impl Strategy<Value = String> {
+    prop::sample::select(VERSIONS.to_vec()).prop_map(str::to_owned)
+}
+
+fn collections() -> impl Strategy<Value = Op> {
+    (prop::option::of(0..3_usize), any::<bool>()).prop_map(|(keep_last, retracted)| Op::Collect {
+        keep_last,
+        retracted,
+    })
+}
+
+fn retractions() -> impl Strategy<Value = Op> {
+    (version(), any::<bool>()).prop_map(|(version, force)| Op::Retract { version, force })
+}
+
 fn operations() -> impl Strategy<Value = Op> {
-    let version = || prop::sample::select(VERSIONS.to_vec()).prop_map(str::to_owned);
     let alias = || prop::sample::select(vec!["a0", "a1"]).prop_map(str::to_owned);
     let hold = || prop::sample::select(vec!["h0", "h1"]).prop_map(str::to_owned);
     let pointer = || {
@@ -125,11 +139,10 @@ fn operations() -> impl Strategy<Value = Op> {
         4 => (pointer(), version()).prop_map(|(pointer, version)| Op::Promote { pointer, version }),
         3 => pointer().prop_map(Op::Rollback),
         1 => alias().prop_map(Op::Delete),
-        2 => (version(), any::<bool>()).prop_map(|(version, force)| Op::Retract { version, force }),
-        2 => (hold(), version()).prop_map(|(name, version)| Op::Hold { name, version }),
+        2 => retractions(),
+        3 => (hold(), version()).prop_map(|(name, version)| Op::Hold { name, version }),
         1 => hold().prop_map(Op::Release),
-        3 => (prop::option::of(0..3_usize), any::<bool>())
-            .prop_map(|(keep_last, retracted)| Op::Collect { keep_last, retracted }),
+        3 => collections(),
         2 => version().prop_map(Op::Learn),
     ]
 }
@@ -148,10 +161,15 @@ fn steps() -> impl Strategy<Value = Step> {
         })
     };
     let racer = move || (0..CLIENTS, operations(), paced());
+    // Whoever removes something is the one to race against.
+    let rival = move || {
+        let removal = prop_oneof![2 => collections(), 1 => retractions(), 3 => operations()];
+        (0..CLIENTS, removal, paced())
+    };
     prop_oneof![
         5 => (0..CLIENTS, operations()).prop_map(|(who, op)| Step::One(who, op, Plan::default())),
         2 => (0..CLIENTS, operations(), cut).prop_map(|(who, op, plan)| Step::One(who, op, plan)),
-        2 => (racer(), racer()).prop_map(|(one, mut two)| {
+        3 => (racer(), rival()).prop_map(|(one, mut two)| {
             // Each racer is a client of its own.
             if one.0 == two.0 {
                 two.0 = (two.0 + 1) % CLIENTS;
@@ -204,6 +222,14 @@ impl ReferenceStateMachine for Script {
     }
 }
 
+/// `usual` cases, or as many as `PROPTEST_CASES` says.
+fn cases(usual: u32) -> u32 {
+    match std::env::var_os("PROPTEST_CASES") {
+        Some(_) => Config::default().cases,
+        None => usual,
+    }
+}
+
 /// Runs so many cases of so many steps, each in the place that `place` gives.
 fn run(cases: u32, length: std::ops::Range<usize>, place: impl Fn() -> Place) {
     let config = Config {
@@ -224,7 +250,7 @@ fn run(cases: u32, length: std::ops::Range<usize>, place: impl Fn() -> Place) {
 
 #[test]
 fn clients_over_memory() {
-    run(256, 5..40, Place::memory);
+    run(cases(120), 5..40, Place::memory);
 }
 
 #[test]
@@ -245,7 +271,7 @@ fn clients_over_s3() {
         .with_bucket_name("models");
     let raw: Arc<dyn ObjectStore> = Arc::new(raw.build().unwrap());
     let case = std::sync::atomic::AtomicUsize::new(0);
-    run(4, 5..20, || Place {
+    run(cases(3), 5..20, || Place {
         raw: Arc::clone(&raw),
         root: format!(
             "case-{}",

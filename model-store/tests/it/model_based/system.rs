@@ -98,7 +98,8 @@ async fn perform(client: &mut Client, op: &Op, plan: Plan) -> Ended {
         () = faults.hung() => None,
     };
     faults.plan(Plan::default());
-    if let (Op::Learn(version), Some(Ok(_))) = (op, &ended)
+    // Locks are kept from when they were fresh: later on, they are old.
+    if let (Op::Learn(version) | Op::Publish { version, .. }, Some(Ok(_))) = (op, &ended)
         && let Ok(model) = client
             .store
             .resolve(&Selector::Version(version.clone()))
