@@ -125,7 +125,7 @@ impl ModelStore {
     /// Reads a pointer document.
     pub(crate) async fn pointer(&self, stage: &'static str, path: &str) -> Result<Option<Pointer>> {
         match self.fetch(stage, path, None).await? {
-            Fetched::Found { bytes, .. } => self.parse_pointer(stage, path, &bytes).map(Some),
+            Fetched::Found { bytes, .. } => self.parse_pointer(stage, path, &bytes),
             Fetched::Missing | Fetched::NotModified => Ok(None),
         }
     }
@@ -135,8 +135,9 @@ impl ModelStore {
         stage: &'static str,
         path: &str,
         bytes: &[u8],
-    ) -> Result<Pointer> {
-        Pointer::parse(bytes).map_err(|why| Error::invalid(stage, self.name_of(path), why))
+    ) -> Result<Option<Pointer>> {
+        let parsed = Pointer::parse_moved(bytes).map(|(target, _)| target);
+        parsed.map_err(|why| Error::invalid(stage, self.name_of(path), why))
     }
 
     /// Reads the manifest of a version, if it is complete.
@@ -183,7 +184,9 @@ impl ModelStore {
     }
 
     async fn highest(&self, selector: &Selector) -> Result<ModelVersion> {
-        let versions = self.versions().await?;
+        let mut versions = self.versions().await?;
+        let retracted = self.retracted().await?;
+        versions.retain(|version| !retracted.contains_key(version));
         let releases: Vec<Key<'_>> = versions
             .iter()
             .map(|v| Key::new(v))
@@ -230,6 +233,11 @@ impl ModelStore {
         policy: String,
     ) -> Result<ModelVersion> {
         let version = manifest.version.as_str();
+        if !matches!(selector, Selector::Digest(_))
+            && let Some(retraction) = self.retraction(version).await?
+        {
+            return Err(self.retracted_error(STAGE, &retraction));
+        }
         let pin = |file: ModelFile| async move { self.pin_file(version, file).await };
         let files = stream::iter(manifest.model_files())
             .map(pin)

@@ -12,3 +12,5 @@ mod conformance;
 mod engine;
 mod failures;
 mod fixtures;
+mod governance;
+mod model_based;
