@@ -17,6 +17,7 @@ mod read;
 mod resolve;
 mod scan;
 mod selector;
+pub mod signing;
 mod store;
 mod store_url;
 mod upload;
