@@ -73,13 +73,11 @@ impl PublicKey {
         let keys: Vec<_> = SubjectPublicKeyInfoDer::pem_slice_iter(pem)
             .collect::<Result<_, _>>()
             .map_err(|why| Refused::new(format!("the key is not PEM: {why}")))?;
-        match keys.as_slice() {
-            [key] => Self::from_der(key),
-            _ => {
-                let detail = format!("there are {} PUBLIC KEY blocks, not one", keys.len());
-                Err(Refused::new(detail).with_hint(HINT))
-            }
+        if let [key] = keys.as_slice() {
+            return Self::from_der(key);
         }
+        let detail = format!("there are {} PUBLIC KEY blocks, not one", keys.len());
+        Err(Refused::new(detail).with_hint(HINT))
     }
 
     /// Reads a SubjectPublicKeyInfo.

@@ -17,6 +17,8 @@ mod find;
 mod key;
 mod refused;
 mod statement;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::time::SystemTime;
