@@ -154,5 +154,5 @@ mod tests {
         );
     }
 
-    const GOLDEN: &str = "58d0ece22277";
+    const GOLDEN: &str = "388159699b77";
 }

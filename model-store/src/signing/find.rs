@@ -33,7 +33,8 @@ impl ModelStore {
                     .with_hint("sign the model before it is published, into that very file"))
             }
             (_, Some(file)) if file.size > MAX_BUNDLE => {
-                Err(refuse(format!("{path:?} is larger than 16 MiB")))
+                Err(refuse(format!("{path:?} is larger than 16 MiB"))
+                    .with_hint("that is no signature: sign the model into that file"))
             }
             (_, Some(_)) => {
                 let bundle = self.small_file(model, path).await?;

@@ -159,11 +159,12 @@ impl Verifier {
     /// surplus or of other bytes, or a bundle or statement of a form that is not known. Also when
     /// the lock is not sealed.
     pub fn verify(&self, model: &ModelVersion, bundle: &[u8]) -> Result<Verified> {
-        self.check(model, bundle).map_err(|why| {
-            why.about(
-                ErrorKind::Untrusted,
-                format!("{}@{}", model.url(), model.version()),
-            )
+        const HINT: &str = "have the model signed again by whom you trust, with model-signing 1.0 \
+                            or later; or trust who signed it";
+        self.check(model, bundle).map_err(|mut why| {
+            why.hint.get_or_insert(HINT);
+            let object = format!("{}@{}", model.url(), model.version());
+            why.about(ErrorKind::Untrusted, object)
         })
     }
 
