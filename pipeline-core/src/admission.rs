@@ -16,7 +16,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::StageTimer;
 use crate::recipe::sha256;
 
-/// Warnings that a record keeps; a note says each of them.
+/// Lines that a record keeps; a note says every warning.
 const RECORDED: usize = 20;
 
 /// What was said of a model before it entered an image.
@@ -26,7 +26,8 @@ pub struct Admission {
     /// Who signed the model; absent where no signature was asked for, or none was there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signer: Option<Signer>,
-    /// Files of a signed model that its signature does not cover, the signature itself among them.
+    /// Files of a signed model that its signature does not cover, the signature itself among them;
+    /// twenty at the most.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unsigned: Vec<String>,
     /// What the policy warns of, twenty lines at the most.
@@ -145,7 +146,10 @@ impl Gate {
         }
         Ok(Admission {
             signer: verified.as_ref().map(|found| found.signer().clone()),
-            unsigned: verified.map_or_else(Vec::new, |found| found.unsigned().to_vec()),
+            unsigned: verified.map_or_else(Vec::new, |found| {
+                let names = found.unsigned().iter();
+                names.take(RECORDED).cloned().collect()
+            }),
             warnings,
         })
     }
@@ -160,9 +164,10 @@ impl Gate {
             None => verifier,
             Some(file) => verifier.with_signature_file(file),
         };
-        Ok(Some(match self.accept_ignored {
-            false => verifier,
-            true => verifier.with_ignored_files(),
+        Ok(Some(if self.accept_ignored {
+            verifier.with_ignored_files()
+        } else {
+            verifier
         }))
     }
 
@@ -190,8 +195,9 @@ impl Gate {
         match verified {
             Some(found) => {
                 timer.note(format!("signed by {}", found.signer()));
-                if !found.unsigned().is_empty() {
-                    timer.note(format!("not signed: {}", found.unsigned().join(", ")));
+                // Quoted, so that no name can forge a line.
+                for path in found.unsigned().iter().take(RECORDED) {
+                    timer.note(format!("not signed: {path:?}"));
                 }
             }
             None if self.signature == SignaturePolicy::Off => {}

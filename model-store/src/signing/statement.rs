@@ -45,7 +45,6 @@ struct RawStatement {
 
 #[derive(Deserialize)]
 struct RawSubject {
-    #[serde(default)]
     name: String,
     digest: RawDigest,
 }
@@ -69,7 +68,7 @@ struct RawSerialization {
     hash_type: String,
     /// In a store there are no links; the digests are of what the signer read through them.
     #[serde(rename = "allow_symlinks")]
-    _allow_symlinks: Option<bool>,
+    _allow_symlinks: bool,
     #[serde(default)]
     ignore_paths: Vec<String>,
     #[serde(rename = "shard_size")]
