@@ -1,5 +1,6 @@
 //! Certificates: from the signer's, by way of those in the bundle, to a root that is trusted.
 
+use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustls_pki_types::pem::PemObject as _;
@@ -40,7 +41,7 @@ fn algorithms() -> [&'static dyn SignatureVerificationAlgorithm; 15] {
 }
 
 /// The roots that are trusted, and the time at which certificates have to be valid.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Roots {
     anchors: Vec<TrustAnchor<'static>>,
     now: u64,
@@ -53,6 +54,12 @@ pub(super) struct Leaf {
     pub(super) details: Details,
     /// The SHA-256 of the certificate, in hexadecimal.
     pub(super) fingerprint: String,
+}
+
+impl fmt::Debug for Roots {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} roots on {}", self.anchors.len(), day(self.now))
+    }
 }
 
 impl Roots {
