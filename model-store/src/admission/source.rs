@@ -117,6 +117,14 @@ impl<'a> Source<'a> {
         }
     }
 
+    /// Reads from the beginning.
+    pub(super) fn reader(self) -> impl Read + 'a {
+        Window {
+            source: self,
+            at: 0,
+        }
+    }
+
     /// Exactly `len` bytes from `offset`; for small pieces only.
     pub(super) fn piece(&self, offset: u64, len: usize) -> Scan<Vec<u8>> {
         let mut piece = vec![0; len];
@@ -172,6 +180,8 @@ pub(super) struct Content<'a> {
     packing: Packing,
     skip: u64,
     take: Option<u64>,
+    /// The size that it is said to unpack to.
+    exact: Option<u64>,
     budget: Budget,
 }
 
@@ -182,8 +192,15 @@ impl<'a> Content<'a> {
             packing,
             skip: 0,
             take: None,
+            exact: None,
             budget,
         }
+    }
+
+    /// Demands that it unpacks to exactly this size.
+    pub(super) fn exactly(mut self, size: u64) -> Self {
+        self.exact = Some(size);
+        self
     }
 
     /// The source, where nothing is packed and offsets can be read directly.
@@ -207,6 +224,20 @@ impl<'a> Content<'a> {
         Some(part)
     }
 
+    /// Everything from `start` on.
+    pub(super) fn from(&self, start: u64) -> Option<Self> {
+        if self.packing == Packing::None {
+            return self.slice(start, self.source.len.checked_sub(start)?);
+        }
+        let mut part = self.clone();
+        part.skip = self.skip.checked_add(start)?;
+        part.take = match self.take {
+            Some(take) => Some(take.checked_sub(start)?),
+            None => None,
+        };
+        Some(part)
+    }
+
     /// A cursor at the beginning.
     pub(super) fn open(&self) -> Scan<Cursor<'a>> {
         let window = Window {
@@ -227,6 +258,7 @@ impl<'a> Content<'a> {
             decoder,
             budget: Rc::clone(&self.budget),
             left: self.take,
+            missing: self.exact,
         };
         unpacked.discard(self.skip)?;
         Ok(Cursor::new(Box::new(unpacked)))
@@ -305,6 +337,8 @@ struct Unpacked<'a> {
     budget: Budget,
     /// How much belongs to the part, where it is one.
     left: Option<u64>,
+    /// How much is still to come, where its size is stated.
+    missing: Option<u64>,
 }
 
 impl Unpacked<'_> {
@@ -316,6 +350,16 @@ impl Unpacked<'_> {
             ));
         };
         self.budget.set(rest);
+        if let Some(missing) = &mut self.missing {
+            match missing.checked_sub(count as u64) {
+                Some(rest) if count > 0 || rest == 0 || into.is_empty() => *missing = rest,
+                _ => {
+                    return Err(Failure::broken(
+                        "it does not unpack to the size that is stated",
+                    ));
+                }
+            }
+        }
         Ok(count)
     }
 

@@ -39,6 +39,8 @@ pub(super) enum Rule {
     Class,
     /// Calls its second argument, which must be a global of [`Rule::Any`], where it is given.
     Constructor,
+    /// Gives back its first argument.
+    Identity,
     /// A function that is called with the arguments in the third argument, and a class.
     FromType,
 }
@@ -62,6 +64,8 @@ pub(super) fn rule(module: &str, name: &str) -> Option<Rule> {
             .map(|(_, rule, _)| *rule)
     };
     match module.split('.').next()? {
+        // What TorchScript's own interpreter defines; no such module can be imported in Python.
+        "__torch__" => Some(Rule::Data),
         "sklearn" => listed(sklearn::EXACT).or_else(|| sklearn::rule(module, name)),
         "torch" => torch::storage(module, name)
             .or_else(|| listed(torch::EXACT))

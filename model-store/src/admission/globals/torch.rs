@@ -95,6 +95,17 @@ pub(super) const EXACT: &[Names] = &[
     ("torch._tensor", Rule::Any, &["Tensor"]),
     ("torch._tensor", Rule::FromType, &["_rebuild_from_type_v2"]),
     ("torch._utils", Rule::Any, REBUILD),
+    (
+        "torch.jit._pickle",
+        Rule::Identity,
+        &[
+            "build_boollist",
+            "build_doublelist",
+            "build_intlist",
+            "build_tensorlist",
+            "restore_type_tag",
+        ],
+    ),
     ("torch.serialization", Rule::Any, &["_get_layout"]),
     (
         "torch.nn.parameter",

@@ -260,6 +260,7 @@ impl Machine<'_, '_, '_> {
     fn may_call(&self, rule: Rule, items: Option<&[Value]>) -> bool {
         match (rule, items) {
             (Rule::Any, _) => true,
+            (Rule::Identity, Some(items)) => !items.is_empty(),
             (Rule::Data | Rule::Named | Rule::Storage(_) | Rule::ArrayClass, _) | (_, None) => {
                 false
             }
@@ -316,6 +317,8 @@ impl Machine<'_, '_, '_> {
                 _ => Err(Failure::broken("it makes more dtypes than any model")),
             },
             (Rule::Codec, _) => Ok(Value::Blob),
+            (Rule::Identity, Some(Value::Instance)) => Ok(Value::Shared),
+            (Rule::Identity, Some(first)) => Ok(*first),
             _ => Ok(Value::Instance),
         }
     }
