@@ -18,7 +18,8 @@ fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../model-store/tests/fixtures/signing")
 }
 
-/// A folder with an app, a store and a base that cannot be pulled: a road ends there at the latest.
+/// A folder with an app, a store, and a lock whose base nobody can name: a road ends there at the
+/// latest, and without asking anybody.
 struct Road {
     folder: TempDir,
     events: Arc<Mutex<Vec<Event>>>,
@@ -31,7 +32,7 @@ impl Road {
         let at = |path: &str| folder.path().join(path);
         fs::create_dir_all(at("app")).unwrap();
         fs::write(at("app/app.py"), "").unwrap();
-        let base = r#"{"Image": {"repository": "127.0.0.1:9/base", "digest": "sha256:0"}}"#;
+        let base = r#"{"Image": {"repository": "no reference", "digest": "sha256:0"}}"#;
         fs::write(
             at("base.lock"),
             base.replace(":0\"", &format!(":{}\"", "0".repeat(64))),
@@ -76,7 +77,7 @@ impl Road {
             url = "file://store/digits"
             {lines}
             [base]
-            image = "127.0.0.1:9/base"
+            image = "registry.invalid/base"
             lock = "base.lock"
             [registry]
             layout = "out/image"
