@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+pub mod admission;
 mod backend;
 mod cause;
 mod connection_string;
@@ -28,6 +29,7 @@ mod resolve;
 mod retract;
 mod scan;
 mod selector;
+pub mod signing;
 mod store;
 mod store_url;
 mod transport;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use modelship_image_builder::{Image, Layer, Sealed};
 
 use crate::Stage;
+use crate::admission::{Admission, Candidate};
 use crate::base::Base;
 use crate::error::{Error, Result};
 use crate::event::{StageTime, StageTimer};
@@ -24,6 +25,7 @@ const READY_WITHIN: Duration = Duration::from_secs(30);
 pub(crate) struct Built {
     pub(crate) published: Published,
     pub(crate) verdict: SmokeVerdict,
+    pub(crate) admission: Admission,
     pub(crate) stages: Vec<StageTime>,
     /// The cache's entries that were used.
     pub(crate) used: Vec<PathBuf>,
@@ -47,12 +49,14 @@ impl Builder<'_> {
     pub(crate) async fn build(&self) -> Result<Built> {
         let mut stages = Vec::new();
         let fetched = self.fetch(&mut stages).await?;
+        let admission = self.admit(&fetched, &mut stages).await?;
         let base = self.base(&mut stages).await?;
         let model = self.model_layers(&fetched).await?;
         let packed: Vec<PathBuf> = model.iter().filter_map(|p| p.folder.clone()).collect();
         let model_layers: Vec<Layer> = model.into_iter().map(|p| p.layer).collect();
         self.test(&base, &model_layers, &mut stages).await?;
-        let assembled = self.assemble(base, model_layers, &mut stages).await?;
+        let parts = (base, model_layers, &admission);
+        let assembled = self.assemble(parts, &mut stages).await?;
         let verdict = self.smoke(&assembled, &mut stages).await?;
         let published = self.publish(&assembled, &mut stages).await?;
         let mut used = assembled.roots;
@@ -61,6 +65,7 @@ impl Builder<'_> {
         Ok(Built {
             published,
             verdict,
+            admission,
             stages,
             used,
         })
@@ -86,6 +91,29 @@ impl Builder<'_> {
             model.total_size()
         )));
         Ok(fetched)
+    }
+
+    /// Nothing of a model that is refused here becomes part of an image, or is run.
+    async fn admit(
+        &self,
+        fetched: &FetchedModel,
+        stages: &mut Vec<StageTime>,
+    ) -> Result<Admission> {
+        let (pipeline, model) = (self.pipeline, &self.seen.model);
+        let timer = self.timer(
+            Stage::Admit,
+            format!("{} {}", model.name(), model.version()),
+        );
+        let candidate = Candidate {
+            store: &pipeline.store,
+            model,
+            folder: fetched.folder(),
+            cache: &pipeline.cache,
+        };
+        let now = (pipeline.edge.now)();
+        let admission = pipeline.gate.admit(&candidate, now, &timer).await?;
+        stages.push(timer.finish(admission.to_string()));
+        Ok(admission)
     }
 
     async fn base(&self, stages: &mut Vec<StageTime>) -> Result<Base> {
@@ -141,8 +169,7 @@ impl Builder<'_> {
 
     async fn assemble(
         &self,
-        base: Base,
-        model_layers: Vec<Layer>,
+        (base, model_layers, admission): (Base, Vec<Layer>, &Admission),
         stages: &mut Vec<StageTime>,
     ) -> Result<Assembled> {
         let timer = self.timer(Stage::Assemble, self.seen.key.short());
@@ -160,6 +187,7 @@ impl Builder<'_> {
             key: &seen.key,
             inputs: &seen.inputs,
             model: &seen.model,
+            admission,
         };
         let image = recipe::image(
             base.image,

@@ -23,6 +23,9 @@ pub enum ErrorKind {
     TestsFailed,
     /// The release did not become available and was rolled back, or could not be.
     RolloutFailed,
+    /// The model may not enter an image: nobody who is trusted signed it, or its files hold what
+    /// the policy denies.
+    ModelRefused,
     /// A step of one of the crates below failed; its error is the source.
     Step,
     /// Reading or writing local files failed.
@@ -84,6 +87,12 @@ impl Error {
         error.0.retryable = below.retryable;
         error.0.source = below.source;
         error
+    }
+
+    /// The same error, of another meaning.
+    pub(crate) fn with_kind(mut self, kind: ErrorKind) -> Self {
+        self.0.kind = kind;
+        self
     }
 
     /// Adds what to do next.

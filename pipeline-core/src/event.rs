@@ -21,6 +21,8 @@ pub enum Stage {
     Publish,
     /// Fetching the locked model version.
     Fetch,
+    /// Verifying who signed the fetched model, and looking into its files.
+    Admit,
     /// Assembling or pulling the base image.
     Base,
     /// Running the app's own tests.
@@ -51,6 +53,7 @@ impl fmt::Display for Stage {
             Self::Plan => "plan",
             Self::Publish => "publish",
             Self::Fetch => "fetch",
+            Self::Admit => "admit",
             Self::Base => "base",
             Self::Test => "test",
             Self::Assemble => "assemble",

@@ -5,7 +5,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-/// Everything that decides an image's bytes. Two runs with equal inputs build the same image.
+/// Everything that decides an image's bytes, and whether it may be made. Two runs with equal inputs
+/// build the same image.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Inputs {
@@ -23,6 +24,9 @@ pub struct Inputs {
     pub model: String,
     /// The digest of the image configuration that the pipeline adds: command, environment, user.
     pub config: String,
+    /// The digest of what the model had to pass: its signer and the policy of its content.
+    #[serde(default)]
+    pub checks: String,
 }
 
 /// Raised whenever the same inputs would make other bytes, so that old releases are not reused.
@@ -48,6 +52,7 @@ impl Inputs {
             &self.model_version,
             &self.model,
             &self.config,
+            &self.checks,
         ] {
             hash.update((field.len() as u64).to_be_bytes());
             hash.update(field.as_bytes());
@@ -96,7 +101,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn inputs(fields: [String; 7]) -> Inputs {
+    fn inputs(fields: [String; 8]) -> Inputs {
         let [
             base,
             app,
@@ -105,6 +110,7 @@ mod tests {
             model_version,
             model,
             config,
+            checks,
         ] = fields;
         Inputs {
             base,
@@ -114,6 +120,7 @@ mod tests {
             model_version,
             model,
             config,
+            checks,
         }
     }
 
@@ -121,8 +128,8 @@ mod tests {
         /// Equal keys mean equal inputs, also where text moves from one field to the next.
         #[test]
         fn keys_differ_where_inputs_differ(
-            a in proptest::array::uniform7("[ab]{0,3}"),
-            b in proptest::array::uniform7("[ab]{0,3}"),
+            a in proptest::array::uniform8("[ab]{0,3}"),
+            b in proptest::array::uniform8("[ab]{0,3}"),
         ) {
             let (a, b) = (inputs(a), inputs(b));
             prop_assert_eq!(a == b, a.key() == b.key());
@@ -131,9 +138,13 @@ mod tests {
 
     #[test]
     fn the_key_of_known_inputs_never_changes_unseen() {
-        let key =
-            inputs(["base", "app", "rev", "digits", "1.0.0", "model", "config"].map(String::from))
-                .key();
+        let key = inputs(
+            [
+                "base", "app", "rev", "digits", "1.0.0", "model", "config", "checks",
+            ]
+            .map(String::from),
+        )
+        .key();
         assert_eq!(key.as_str().len(), 64);
         assert_eq!(key.tag(), format!("key-{}", &key.as_str()[..32]));
         assert_eq!(
@@ -143,5 +154,5 @@ mod tests {
         );
     }
 
-    const GOLDEN: &str = "58d0ece22277";
+    const GOLDEN: &str = "388159699b77";
 }

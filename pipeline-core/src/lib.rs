@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod admission;
 mod arrival;
 mod base;
 mod build;
@@ -30,6 +31,7 @@ mod trigger;
 mod verify;
 mod watch;
 
+pub use admission::Admission;
 pub use config::Config;
 pub use edge::Edge;
 pub use error::{BoxError, Error, ErrorKind, Result};

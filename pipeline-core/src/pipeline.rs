@@ -5,6 +5,7 @@ use modelship_image_builder::Layer;
 use modelship_model_store::{ModelRef, ModelStore, ModelVersion};
 use modelship_registry::PinnedReference;
 
+use crate::admission::Gate;
 use crate::base::{BaseLock, BaseMaker};
 use crate::build::{Builder, Built};
 use crate::cache::Cache;
@@ -34,6 +35,7 @@ pub struct Pipeline {
     pub(crate) publisher: Publisher,
     pub(crate) target: Target,
     pub(crate) golden: Option<Golden>,
+    pub(crate) gate: Gate,
     pub(crate) cache: Cache,
     pub(crate) progress: Progress,
 }
@@ -86,8 +88,8 @@ impl Pipeline {
     /// Wires the services that `config` names; nothing is asked yet but the kubeconfig.
     ///
     /// # Errors
-    /// [`ErrorKind::Step`] or [`ErrorKind::NotFound`] for a model address, registry, kubeconfig or
-    /// golden request that cannot be used.
+    /// [`ErrorKind::Step`] or [`ErrorKind::NotFound`] for a model address, a signer's key, registry,
+    /// kubeconfig or golden request that cannot be used.
     pub async fn from_config(config: &Config, edge: Edge) -> Result<Self> {
         let step = |e| Error::step(Stage::Configure, &config.model.url, e);
         let reference = config.model.reference().map_err(step)?;
@@ -101,6 +103,7 @@ impl Pipeline {
                 .as_deref()
                 .map(Golden::load)
                 .transpose()?,
+            gate: Gate::from_config(&config.model, (edge.now)())?,
             cache: Cache::new(&config.state.join("cache")),
             config: config.clone(),
             progress: silent(),
@@ -203,7 +206,10 @@ impl Pipeline {
         let base = self.base_maker().lock(&timer).await?;
         let mount = self.config.model.mount_point(model.url());
         let settings = RunSettings::new(app, &revision, &model, &mount);
-        let inputs = recipe::inputs(&base.digest(), &code, &revision, &model, &settings);
+        let inputs = Inputs {
+            checks: self.gate.digest(),
+            ..recipe::inputs(&base.digest(), &code, &revision, &model, &settings)
+        };
         let key = inputs.key();
         let image = self.publisher.find(&key.tag()).await?;
         let time = timer.finish(format!("release key {}", key.short()));
@@ -264,6 +270,7 @@ impl Pipeline {
                 release.image = image.to_string();
                 release.layers = built.published.layers;
                 release.verdict = Some(built.verdict);
+                release.admission = Some(built.admission);
                 release.stages.extend(built.stages);
                 self.cache.keep_only(&built.used);
                 image
@@ -307,6 +314,7 @@ impl Pipeline {
                 .unwrap_or_default(),
             layers: Vec::new(),
             verdict: None,
+            admission: None,
             target: self.target.describe(),
             address: None,
             shape: target::shape(&self.config),

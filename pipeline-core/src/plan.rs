@@ -101,7 +101,8 @@ mod tests {
             model_name: text.clone(),
             model_version: text.clone(),
             model: text.clone(),
-            config: text,
+            config: text.clone(),
+            checks: text,
         }
         .key()
     }

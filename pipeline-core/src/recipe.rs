@@ -5,6 +5,7 @@ use modelship_model_store::{ModelVersion, Scheme};
 use sha2::{Digest as _, Sha256};
 
 use crate::Stage;
+use crate::admission::Admission;
 use crate::config::{AppConfig, Config};
 use crate::error::{Error, Result};
 use crate::inputs::{Inputs, ReleaseKey};
@@ -99,7 +100,7 @@ pub(crate) fn sha256(bytes: &[u8]) -> String {
     format!("sha256:{}", hex::encode(Sha256::digest(bytes)))
 }
 
-/// What decides the image's bytes, gathered.
+/// What decides the image's bytes, gathered; what the model has to pass is for the caller to add.
 pub(crate) fn inputs(
     base: &str,
     code: &Layer,
@@ -115,6 +116,7 @@ pub(crate) fn inputs(
         model_version: model.version().to_owned(),
         model: model.tree_digest().to_owned(),
         config: settings.digest(),
+        checks: String::new(),
     }
 }
 
@@ -169,6 +171,7 @@ pub(crate) struct Labels<'a> {
     pub(crate) key: &'a ReleaseKey,
     pub(crate) inputs: &'a Inputs,
     pub(crate) model: &'a ModelVersion,
+    pub(crate) admission: &'a Admission,
 }
 
 impl Labels<'_> {
@@ -189,8 +192,8 @@ impl Labels<'_> {
         }
     }
 
-    fn pairs(&self) -> [(&'static str, String); 3] {
-        [
+    fn pairs(&self) -> Vec<(&'static str, String)> {
+        let mut pairs = vec![
             (
                 "org.opencontainers.image.title",
                 self.config.app.name.clone(),
@@ -200,9 +203,15 @@ impl Labels<'_> {
                 self.inputs.model_version.clone(),
             ),
             (KEY_ANNOTATION, self.key.to_string()),
-        ]
+        ];
+        let signer = self.admission.signer.as_ref();
+        pairs.extend(signer.map(|signer| (SIGNER_ANNOTATION, signer.to_string())));
+        pairs
     }
 }
+
+/// The annotation of a manifest that says who signed the model.
+const SIGNER_ANNOTATION: &str = "modelship.github.io/model-signed-by";
 
 /// The annotation that carries the release key, on manifests and on Deployments.
 pub(crate) const KEY_ANNOTATION: &str = "modelship.github.io/release-key";

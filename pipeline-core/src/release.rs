@@ -3,6 +3,7 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+use crate::admission::Admission;
 use crate::event::StageTime;
 use crate::inputs::{Inputs, ReleaseKey};
 use crate::smoke::SmokeVerdict;
@@ -27,6 +28,9 @@ pub struct Release {
     pub layers: Vec<LayerRecord>,
     /// What the smoke test said of exactly this image; absent where an earlier run ran it.
     pub verdict: Option<SmokeVerdict>,
+    /// Who signed the model and what was warned of; absent where an earlier run looked.
+    #[serde(default)]
+    pub admission: Option<Admission>,
     /// Where it runs: a cluster's namespace, or the directory of its manifests.
     pub target: String,
     /// The address users reach it at, where there is one.
@@ -84,6 +88,9 @@ impl std::fmt::Display for Release {
                 "\n  model   {}\n  source  {}\n  target  {}",
                 self.model_url, self.source, self.target
             )?;
+            if let Some(admission) = &self.admission {
+                write!(f, "\n  checked {admission}")?;
+            }
             if let Some(address) = &self.address {
                 write!(f, "\n  address {address}")?;
             }

@@ -83,6 +83,10 @@ fn build_steps(pipeline: &Pipeline, seen: &Observation) -> Result<Vec<PlannedSte
             Some(fetch),
         ),
         step(
+            "check who signed the model, and what its files hold".to_owned(),
+            None,
+        ),
+        step(
             format!("make base from {}", seen.base.describe()),
             seen.base.download_size(),
         ),

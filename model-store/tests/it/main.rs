@@ -14,3 +14,4 @@ mod failures;
 mod fixtures;
 mod governance;
 mod model_based;
+mod signing;

@@ -5,10 +5,12 @@
 
 mod deploy;
 mod duration;
+mod model;
 mod source;
 
 pub use deploy::{DeployConfig, Expose, RegistryConfig};
 pub use duration::Period;
+pub use model::SignatureConfig;
 pub use source::{AppConfig, AptSource, BaseConfig, ModelConfig, SmokeConfig};
 
 use std::path::{Path, PathBuf};

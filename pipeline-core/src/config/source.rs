@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use modelship_model_store::admission::AdmissionPolicy;
 use modelship_model_store::{ModelRef, StoreUrl};
 use serde::{Deserialize, Serialize};
 
-use super::Problem;
+use super::{Problem, SignatureConfig};
 
 /// The app: its name, where its code is, how it is tested and run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -125,6 +126,12 @@ pub struct ModelConfig {
     /// The folder of the image that holds the model's files; default `/models/NAME`.
     #[serde(default)]
     pub mount: Option<String>,
+    /// What the model's files may hold: for each check `allow`, `warn` or `deny`, and limits.
+    #[serde(default)]
+    pub admission: AdmissionPolicy,
+    /// Who has to have signed the model; default nobody.
+    #[serde(default)]
+    pub signature: SignatureConfig,
 }
 
 impl ModelConfig {
@@ -140,7 +147,7 @@ impl ModelConfig {
                 "the folder in the image must be absolute".to_owned(),
             ));
         }
-        None
+        self.signature.problem()
     }
 
     /// The path part of a `file://` URL that is not absolute.
@@ -151,6 +158,7 @@ impl ModelConfig {
     }
 
     pub(super) fn anchor(&mut self, folder: &Path) {
+        self.signature.anchor(folder);
         if let Some(rest) = self.relative() {
             let joined = folder.join(rest.strip_prefix("./").unwrap_or(rest));
             self.url = format!("file://{}", joined.display());
