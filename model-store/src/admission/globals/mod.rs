@@ -19,6 +19,10 @@ mod torch;
 pub(super) enum Rule {
     /// In any way.
     Any,
+    /// In any way; the result may be a text.
+    Text,
+    /// In any way, as the policy says; nothing is known about what it gives.
+    Extra,
     /// Named, and instances made of it, but not called.
     Data,
     /// Only named, as an argument or a value.
@@ -48,7 +52,7 @@ pub(super) enum Rule {
 impl Rule {
     /// Whether `__new__` of the global may be called.
     pub(super) fn makes_instances(self) -> bool {
-        matches!(self, Self::Any | Self::Data)
+        matches!(self, Self::Any | Self::Data | Self::Text | Self::Extra)
     }
 }
 

@@ -19,9 +19,7 @@ const BUILTINS: &[&str] = &[
     "range",
     "set",
     "slice",
-    "str",
     "tuple",
-    "unicode",
     "xrange",
 ];
 
@@ -204,6 +202,8 @@ const TIMES: &[&str] = &[
 pub(super) const EXACT: &[Names] = &[
     ("builtins", Rule::Any, BUILTINS),
     ("__builtin__", Rule::Any, BUILTINS),
+    ("builtins", Rule::Text, &["str"]),
+    ("__builtin__", Rule::Text, &["str", "unicode"]),
     ("_codecs", Rule::Codec, &["encode"]),
     ("copyreg", Rule::Reconstructor, &["_reconstructor"]),
     ("copy_reg", Rule::Reconstructor, &["_reconstructor"]),

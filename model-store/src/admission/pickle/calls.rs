@@ -27,9 +27,16 @@ impl Machine<'_, '_, '_> {
                 let (module, name) = (module.to_owned(), name.to_owned());
                 self.import(&module, &name)?
             }
+            _ if is_no_text(module) || is_no_text(name) => {
+                return Err(Failure::broken(
+                    "it imports something whose name is no text",
+                ));
+            }
             _ => {
-                self.vetting
-                    .report(self.at, "it imports something whose name is not plain text");
+                self.vetting.report(
+                    self.at,
+                    "it imports something whose name is made while it is loaded",
+                );
                 Value::Foreign
             }
         };
@@ -125,7 +132,13 @@ impl Machine<'_, '_, '_> {
                     let detail = format!("it makes an instance of {name}, which may only be named");
                     self.vetting.report(self.at, detail);
                 }
-                Value::Instance
+                match self.rule_of(class) {
+                    Some(Rule::Text | Rule::Extra) => Value::Unknown,
+                    _ => Value::Instance,
+                }
+            }
+            _ if is_plain(class) => {
+                return Err(Failure::broken("it makes an instance of what is no class"));
             }
             _ => {
                 self.vetting.report(
@@ -155,7 +168,7 @@ impl Machine<'_, '_, '_> {
         let target = self.top()?;
         self.vetting.calls += 1;
         match target {
-            Value::Instance => {
+            Value::Instance | Value::Unknown => {
                 self.set_top(Value::Shared);
                 Ok(())
             }
@@ -194,6 +207,7 @@ impl Machine<'_, '_, '_> {
             | Value::Set
             | Value::Dict(_)
             | Value::Instance
+            | Value::Unknown
             | Value::Shared
             | Value::Watched(_) => Ok(()),
             Value::Global(_) | Value::Foreign | Value::ArrayClass => {
@@ -238,6 +252,9 @@ impl Machine<'_, '_, '_> {
 
     /// Weighs a call; gives what is known of its result.
     fn call(&mut self, callee: Value, arguments: Value) -> Scan<Value> {
+        if is_plain(callee) {
+            return Err(Failure::broken("it calls what cannot be called"));
+        }
         let Value::Global(global) = callee else {
             self.vetting
                 .report(self.at, "it calls something that it did not import");
@@ -259,7 +276,7 @@ impl Machine<'_, '_, '_> {
 
     fn may_call(&self, rule: Rule, items: Option<&[Value]>) -> bool {
         match (rule, items) {
-            (Rule::Any, _) => true,
+            (Rule::Any | Rule::Text | Rule::Extra, _) => true,
             (Rule::Identity, Some(items)) => !items.is_empty(),
             (Rule::Data | Rule::Named | Rule::Storage(_) | Rule::ArrayClass, _) | (_, None) => {
                 false
@@ -307,7 +324,7 @@ impl Machine<'_, '_, '_> {
     }
 
     fn is_plain_function(&self, value: Value) -> bool {
-        self.rule_of(value) == Some(Rule::Any)
+        matches!(self.rule_of(value), Some(Rule::Any | Rule::Extra))
     }
 
     fn result(&mut self, rule: Rule, items: Option<&[Value]>) -> Scan<Value> {
@@ -319,7 +336,40 @@ impl Machine<'_, '_, '_> {
             (Rule::Codec, _) => Ok(Value::Blob),
             (Rule::Identity, Some(Value::Instance)) => Ok(Value::Shared),
             (Rule::Identity, Some(first)) => Ok(*first),
+            _ if self.may_give_text(rule, items) => Ok(Value::Unknown),
             _ => Ok(Value::Instance),
         }
     }
+
+    /// Whether a call may give a text: only the type itself does, called or as an argument of what
+    /// makes instances.
+    fn may_give_text(&self, rule: Rule, items: Option<&[Value]>) -> bool {
+        let text = |rule| matches!(rule, Rule::Text | Rule::Extra);
+        let Some(items) = items else {
+            return true;
+        };
+        text(rule) || items.iter().any(|item| self.rule_of(*item).is_some_and(text))
+    }
+}
+
+/// Whether a value is certainly not of the type of texts, so that an unpickler stops.
+fn is_no_text(value: Value) -> bool {
+    is_plain(value) || matches!(value, Value::Instance | Value::Shared | Value::Global(_))
+}
+
+/// Whether a value is of a type that is neither a text nor callable, so that an unpickler stops.
+fn is_plain(value: Value) -> bool {
+    matches!(
+        value,
+        Value::None
+            | Value::Scalar
+            | Value::Int(_)
+            | Value::Negative
+            | Value::TorchMagic
+            | Value::Tuple(_)
+            | Value::List
+            | Value::Set
+            | Value::Dict(_)
+            | Value::Watched(_)
+    )
 }

@@ -50,6 +50,8 @@ pub(super) enum Value {
     Watched(u32),
     /// Any other instance that a call gave, and that has no state yet.
     Instance,
+    /// What a call gave that can give a text.
+    Unknown,
     /// An instance from the memo, or one that has its state. Picklers write an instance's state
     /// once, to where it was made.
     Shared,

@@ -65,6 +65,9 @@ impl<'m, 'c, 'p> Machine<'m, 'c, 'p> {
     pub(super) fn run(&mut self) -> Scan<Value> {
         loop {
             self.at = self.cursor.offset();
+            if self.outside_frames() {
+                self.frame_end = None;
+            }
             let opcode = self.cursor.u8()?;
             if opcode == b'.' {
                 let result = self.pop()?;

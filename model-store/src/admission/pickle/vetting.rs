@@ -101,7 +101,7 @@ impl<'p> Vetting<'p> {
         let extra = || {
             self.extra
                 .contains(&format!("{module}.{name}"))
-                .then_some(Rule::Any)
+                .then_some(Rule::Extra)
         };
         globals::rule(module, name).or_else(extra)
     }

@@ -80,12 +80,32 @@ pub(super) fn read(source: Source<'_>, max_entries: u64, budget: Budget) -> Scan
 /// Whether something that is no archive at its beginning is one at its end: readers that begin at
 /// the end would open it.
 pub(in crate::admission) fn at_the_end(source: Source<'_>) -> Scan<bool> {
-    match place(source) {
-        Ok(place) => Ok(place.is_some()),
-        // A signature can stand in any bytes; only a directory that holds together counts.
-        Err(Failure::Broken(_)) => Ok(false),
-        Err(failure) => Err(failure),
+    let Some((at, record)) = end_record(source)? else {
+        return Ok(false);
+    };
+    // A signature can stand in any bytes; only one with a directory before it counts.
+    let length = u64::from(u32_at(&record, 12));
+    let directory = at.checked_sub(length).filter(|_| length > 0);
+    let wide = at.checked_sub(LOCATOR_LENGTH);
+    Ok(begins_with(source, directory, CENTRAL)? || begins_with(source, wide, LOCATOR_64)?)
+}
+
+fn begins_with(source: Source<'_>, at: Option<u64>, signature: [u8; 4]) -> Scan<bool> {
+    at.map_or(Ok(false), |at| Ok(source.piece(at, 4)? == signature))
+}
+
+/// The record at the end of an archive, and where it begins.
+fn end_record(source: Source<'_>) -> Scan<Option<(u64, Vec<u8>)>> {
+    let length = source.len().min(END_LENGTH + MAX_COMMENT);
+    if length < END_LENGTH {
+        return Ok(None);
     }
+    let tail = source.piece(source.len() - length, usize::try_from(length).unwrap_or(0))?;
+    let found = tail.windows(4).rposition(|window| window == END);
+    let record = found.map(|found| tail[found..].to_vec());
+    Ok(record
+        .filter(|record| record.len() >= 22)
+        .map(|record| (source.len() - record.len() as u64, record)))
 }
 
 fn u16_at(bytes: &[u8], at: usize) -> u16 {
@@ -104,26 +124,19 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
 
 /// Finds the directory through the record at the end; `None` if there is no such record.
 fn place(source: Source<'_>) -> Scan<Option<Place>> {
-    let length = source.len().min(END_LENGTH + MAX_COMMENT);
-    if length < END_LENGTH {
-        return Ok(None);
-    }
-    let tail = source.piece(source.len() - length, usize::try_from(length).unwrap_or(0))?;
-    let Some(found) = tail.windows(4).rposition(|window| window == END) else {
+    let Some((at, record)) = end_record(source)? else {
         return Ok(None);
     };
-    let record = &tail[found..];
-    let at = source.len() - record.len() as u64;
-    if record.len() < 22 || usize::from(u16_at(record, 20)) != record.len() - 22 {
+    if usize::from(u16_at(&record, 20)) != record.len() - 22 {
         return Err(Failure::broken("the end record is not at the end"));
     }
-    if u32_at(record, 4) != 0 || u16_at(record, 8) != u16_at(record, 10) {
+    if u32_at(&record, 4) != 0 || u16_at(&record, 8) != u16_at(&record, 10) {
         return Err(Failure::broken("it is one part of a split archive"));
     }
     let small = Place {
-        entries: u16_at(record, 10).into(),
-        length: u32_at(record, 12).into(),
-        start: u32_at(record, 16).into(),
+        entries: u16_at(&record, 10).into(),
+        length: u32_at(&record, 12).into(),
+        start: u32_at(&record, 16).into(),
     };
     let (place, end) = match end_64(source, at, &small)? {
         Some(place) => place,
