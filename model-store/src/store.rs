@@ -1,6 +1,7 @@
 //! `ModelStore`: the versions of one model in some object store, and its basic requests.
 
 use std::fmt;
+use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -9,9 +10,10 @@ use object_store::path::Path;
 use object_store::{GetOptions, GetResult, ObjectMeta, ObjectStore, ObjectStoreExt};
 
 use crate::backend;
-use crate::cause::{Site, place_is_missing};
+use crate::cause::{Site, find, place_is_missing};
 use crate::error::{Error, Result};
 use crate::options::StoreOptions;
+use crate::resolve::ResolveOptions;
 use crate::store_url::StoreUrl;
 
 /// Largest JSON document that is read, in bytes: room for some 50,000 files in a manifest.
@@ -36,6 +38,7 @@ struct Inner {
     store: Arc<dyn ObjectStore>,
     root: Path,
     site: Site,
+    resolving: ResolveOptions,
 }
 
 /// The answer to a conditional read of a small document.
@@ -63,6 +66,7 @@ impl ModelStore {
             store,
             root,
             site,
+            resolving: ResolveOptions::default(),
         })))
     }
 
@@ -75,7 +79,32 @@ impl ModelStore {
             store,
             root: prefix,
             site,
+            resolving: ResolveOptions::default(),
         }))
+    }
+
+    /// The same store, resolving by these options.
+    #[must_use]
+    pub fn with_resolve_options(&self, options: ResolveOptions) -> Self {
+        let Inner {
+            url,
+            store,
+            root,
+            site,
+            ..
+        } = self.0.as_ref();
+        Self(Arc::new(Inner {
+            url: url.clone(),
+            store: Arc::clone(store),
+            root: root.clone(),
+            site: site.clone(),
+            resolving: options,
+        }))
+    }
+
+    /// How this store resolves.
+    pub(crate) fn resolving(&self) -> &ResolveOptions {
+        &self.0.resolving
     }
 
     /// Where the model's versions live.
@@ -136,16 +165,30 @@ impl ModelStore {
         path: &str,
         unless: Option<&str>,
     ) -> Result<Fetched> {
+        let found = self.fetch_stored(stage, path, unless).await;
+        found.map(|(found, _)| found)
+    }
+
+    /// As [`fetch`](Self::fetch), with the store's own version of the object, where it keeps them.
+    pub(crate) async fn fetch_stored(
+        &self,
+        stage: &'static str,
+        path: &str,
+        unless: Option<&str>,
+    ) -> Result<(Fetched, Option<String>)> {
         let options = GetOptions {
             if_none_match: unless.map(str::to_owned),
             ..GetOptions::default()
         };
         match self.0.store.get_opts(&self.key(path)?, options).await {
-            Ok(found) => self.collect(stage, path, found).await,
-            Err(object_store::Error::NotModified { .. }) => Ok(Fetched::NotModified),
+            Ok(found) => {
+                let version = found.meta.version.clone();
+                Ok((self.collect(stage, path, found).await?, version))
+            }
+            Err(object_store::Error::NotModified { .. }) => Ok((Fetched::NotModified, None)),
             Err(error) => self
                 .missing_or(stage, path, &error)
-                .map(|()| Fetched::Missing),
+                .map(|()| (Fetched::Missing, None)),
         }
     }
 
@@ -188,7 +231,12 @@ impl ModelStore {
         path: &str,
         error: &object_store::Error,
     ) -> Result<()> {
-        let not_found = matches!(error, object_store::Error::NotFound { .. });
+        // A path below a file of a directory store is as missing as one below nothing.
+        let below_file = || {
+            find::<io::Error>(error)
+                .is_some_and(|error| error.kind() == io::ErrorKind::NotADirectory)
+        };
+        let not_found = matches!(error, object_store::Error::NotFound { .. }) || below_file();
         if not_found && !place_is_missing(error) {
             Ok(())
         } else {
