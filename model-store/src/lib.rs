@@ -5,6 +5,8 @@ mod cause;
 mod connection_string;
 mod documents;
 mod error;
+#[cfg(any(fuzzing, test))]
+pub mod fuzzing;
 mod layout;
 mod manifest;
 mod model;

@@ -16,6 +16,12 @@ pub enum Tool {
     Azurite,
     /// S3 on a folder, built with Go.
     Versitygw,
+    /// S3 in memory that takes any key, from the Python package index.
+    Moto,
+    /// A peer of benchmarks: copies from stores in several streams, built with Go.
+    Rclone,
+    /// A peer of benchmarks: the AWS command line, from the Python package index.
+    AwsCli,
     /// A judge of images, built with Go.
     Crane,
     /// The programs of Kubernetes in one folder, built with Go.
@@ -65,6 +71,12 @@ pub(crate) enum Source {
         version: &'static str,
         program: &'static str,
     },
+    /// A Python package, installed with all that it needs into a folder of its own.
+    Pip {
+        package: &'static str,
+        version: &'static str,
+        program: &'static str,
+    },
     /// A Go package, which gives one program named after its last element.
     Go {
         package: &'static str,
@@ -88,8 +100,9 @@ pub(crate) const KUBERNETES: &str = "1.36.3";
 const REFERRERS: &str = "0.22.1-1";
 
 impl Tool {
-    /// All tools, in the order in which they are installed.
-    pub const ALL: [Self; 21] = [
+    /// The tools that tests need, in the order in which they are installed. Peers of benchmarks
+    /// are not among them: a benchmark installs them itself.
+    pub const ALL: [Self; 22] = [
         Self::DockerRegistry,
         Self::Htpasswd,
         Self::Etcd,
@@ -108,6 +121,7 @@ impl Tool {
         Self::Azurite,
         Self::Crane,
         Self::Versitygw,
+        Self::Moto,
         Self::Distribution,
         Self::ReferrersRegistry,
         Self::Kubernetes,
@@ -118,6 +132,9 @@ impl Tool {
         match self {
             Self::Azurite => "azurite",
             Self::Versitygw => "versitygw",
+            Self::Moto => "moto",
+            Self::Rclone => "rclone",
+            Self::AwsCli => "awscli",
             Self::Crane => "crane",
             Self::Kubernetes => "kubernetes",
             Self::DockerRegistry => "docker-registry",
@@ -155,6 +172,21 @@ impl Tool {
                 version: "1.8.0",
                 program: "versitygw",
             },
+            Self::Moto => Source::Pip {
+                package: "moto[server,s3]",
+                version: "5.2.5",
+                program: "moto_server",
+            },
+            Self::Rclone => Source::Go {
+                package: "github.com/rclone/rclone",
+                version: "1.76.0",
+                program: "rclone",
+            },
+            Self::AwsCli => Source::Pip {
+                package: "awscli",
+                version: "1.44.0",
+                program: "aws",
+            },
             Self::Crane => Source::Go {
                 package: "github.com/google/go-containerregistry/cmd/crane",
                 version: "0.22.1",
@@ -188,7 +220,9 @@ impl Tool {
     /// The folder of the tool in the cache, for a tool that is kept there.
     pub(crate) fn cache_folder(self) -> Option<PathBuf> {
         let version = match self.source() {
-            Source::Npm { version, .. } | Source::Go { version, .. } => version,
+            Source::Npm { version, .. }
+            | Source::Pip { version, .. }
+            | Source::Go { version, .. } => version,
             Source::Kubernetes => KUBERNETES,
             Source::Referrers => REFERRERS,
             Source::Debian { .. } => return None,
@@ -213,6 +247,7 @@ pub fn path(tool: Tool) -> Result<PathBuf, Missing> {
         Source::Npm { program, .. } => {
             cached.map(|dir| dir.join("node_modules/.bin").join(program))
         }
+        Source::Pip { program, .. } => cached.map(|dir| dir.join("bin").join(program)),
         Source::Go { program, .. } => cached.map(|dir| dir.join(program)),
         Source::Referrers => cached.map(|dir| dir.join(tool.name())),
     };
@@ -220,11 +255,19 @@ pub fn path(tool: Tool) -> Result<PathBuf, Missing> {
         let origin = match tool.source() {
             Source::Debian { package, .. } => format!("Debian package {package}"),
             Source::Npm { package, .. } => format!("npm package {package}"),
+            Source::Pip { package, .. } => format!("Python package {package}"),
             Source::Go { package, .. } => format!("Go package {package}"),
             Source::Kubernetes | Source::Referrers => "built with Go".to_owned(),
         };
         Missing::absent(tool.name(), format!("not installed ({origin})"))
     })
+}
+
+/// Where Python finds the modules of a tool that is a Python package: its `PYTHONPATH`.
+pub fn python_path(tool: Tool) -> Option<PathBuf> {
+    matches!(tool.source(), Source::Pip { .. })
+        .then(|| tool.cache_folder())
+        .flatten()
 }
 
 /// Finds a program on `PATH` or in the folders of system programs, which users often lack there.

@@ -1,4 +1,4 @@
-//! The project's own commands: `cargo xtask test`, `ci`, `bench`, `tidy`, `install`.
+//! The project's own commands: `cargo xtask test`, `ci`, `bench`, `fuzz`, `tidy`, `install`.
 #![expect(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -6,6 +6,7 @@
 )]
 
 mod cargo;
+mod fuzz;
 mod services;
 mod tidy;
 
@@ -47,6 +48,14 @@ enum Command {
         #[arg(last = true)]
         arguments: Vec<String>,
     },
+    /// Runs the fuzz targets, from the corpora that are kept; needs `cargo install cargo-fuzz`.
+    Fuzz {
+        /// Executions of each target.
+        #[arg(long, default_value_t = 1_000_000)]
+        runs: u64,
+        /// One target instead of all.
+        target: Option<String>,
+    },
     /// Checks the rules of the house that no compiler checks.
     Tidy,
 }
@@ -64,6 +73,7 @@ fn main() -> ExitCode {
             name,
             arguments,
         } => bench(list, name.as_deref(), &arguments),
+        Command::Fuzz { runs, target } => fuzz::run(runs, target.as_deref()),
         Command::Tidy => tidy::check(),
     };
     match done {

@@ -107,6 +107,12 @@ fn build(tool: Tool, progress: Progress<'_>) -> Result<(), Missing> {
             progress(&format!("install {package} {version} from npm"));
             npm(tool, &format!("{package}@{version}"), &building, &log)?;
         }
+        Source::Pip {
+            package, version, ..
+        } => {
+            progress(&format!("install {package} {version} with pip"));
+            pip(tool, &format!("{package}=={version}"), &building, &log)?;
+        }
         Source::Go {
             package, version, ..
         } => {
@@ -149,6 +155,18 @@ fn npm(tool: Tool, package: &str, prefix: &Path, log: &Path) -> Result<(), Missi
             package,
         ])
         .current_dir(prefix)
+        .start(log)?
+        .wait()
+}
+
+/// A folder of modules can be renamed when it is complete; a virtual environment can not.
+fn pip(tool: Tool, requirement: &str, folder: &Path, log: &Path) -> Result<(), Missing> {
+    let python = program("python3")
+        .ok_or_else(|| Missing::absent(tool.name(), "needs python3 to install"))?;
+    Launch::new(tool.name(), python)?
+        .args(["-m", "pip", "install", "--quiet", "--no-input"])
+        .args(["--disable-pip-version-check", requirement, "--target"])
+        .args([folder])
         .start(log)?
         .wait()
 }

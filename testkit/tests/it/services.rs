@@ -1,6 +1,6 @@
 //! The storage services and the registry.
 
-use modelship_testkit::{Azurite, DockerRegistry, Versitygw, need};
+use modelship_testkit::{Azurite, DockerRegistry, Moto, Versitygw, need};
 
 use crate::assert_leaves_nothing;
 
@@ -40,6 +40,24 @@ async fn versitygw_makes_buckets_and_refuses_strangers() {
     let url = format!("{}/models", s3.endpoint());
     assert_eq!(client(None).get(url).send().await.unwrap().status(), 403);
     assert_leaves_nothing(s3, Versitygw::process);
+}
+
+#[tokio::test]
+async fn moto_keeps_odd_keys_as_they_are() {
+    let Some(s3) = need(Moto::start().await) else {
+        return;
+    };
+    s3.create_bucket("models").await.unwrap();
+    for key in ["a//b", "a/../b", "ä b%2F+", "folder/"] {
+        s3.put_object("models", key, b"1").await.unwrap();
+    }
+    let list = format!("{}/models?list-type=2", s3.endpoint());
+    let answer = client(None).get(list).send().await.unwrap();
+    let listed = answer.text().await.unwrap();
+    for key in ["a//b", "a/../b", "ä b%2F+", "folder/"] {
+        assert!(listed.contains(&format!("<Key>{key}</Key>")), "{listed}");
+    }
+    assert_leaves_nothing(s3, Moto::process);
 }
 
 #[tokio::test]

@@ -1,0 +1,86 @@
+//! What the fuzz targets call, and what has to hold for any bytes. A finding is a panic. Tests run
+//! the kept corpora through them; no other build has them.
+
+use crate::manifest::{Manifest, Pointer};
+use crate::model::ModelVersion;
+use crate::selector::{ModelRef, Selector};
+use crate::version_order::Key;
+
+/// A manifest that is accepted is written as it was read, and its files can be told apart.
+pub fn manifest(data: &[u8]) {
+    let _ = serde_json::from_slice::<ModelVersion>(data);
+    let Ok(manifest) = Manifest::parse(data, "1.0.0") else {
+        return;
+    };
+    let again = manifest.to_bytes().expect("what was parsed can be written");
+    assert_eq!(Manifest::parse(&again, "1.0.0").as_ref(), Ok(&manifest));
+    for file in &manifest.files {
+        let path = std::path::Path::new("/root").join(&file.path);
+        assert!(path.starts_with("/root"), "{path:?}");
+        assert!(!file.path.split('/').any(|part| part == ".."), "{path:?}");
+    }
+}
+
+/// A pointer that is accepted is written as it was read.
+pub fn pointer(data: &[u8]) {
+    let Ok(pointer) = Pointer::parse(data) else {
+        return;
+    };
+    let again = pointer.to_bytes().expect("what was parsed can be written");
+    assert_eq!(Pointer::parse(&again).as_ref(), Ok(&pointer));
+}
+
+/// Versions are in a total order, and references are shown as they are read.
+pub fn version(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    let mut lines = text.splitn(3, '\n');
+    let [a, b, c] = [(); 3].map(|()| lines.next().unwrap_or_default());
+    let (x, y, z) = (Key::new(a), Key::new(b), Key::new(c));
+    assert_eq!(x.cmp(&y), y.cmp(&x).reverse());
+    assert_eq!(x.cmp(&y).is_eq(), a == b);
+    assert!(!(x <= y && y <= z) || x <= z);
+    if let Ok(selector) = a.parse::<Selector>() {
+        assert_eq!(
+            selector.to_string().parse::<Selector>().ok(),
+            Some(selector)
+        );
+    }
+    for text in [
+        a.to_owned(),
+        format!("s3://bucket/{a}"),
+        format!("file:///{a}"),
+    ] {
+        if let Ok(reference) = text.parse::<ModelRef>() {
+            assert_eq!(
+                reference.to_string().parse::<ModelRef>().ok(),
+                Some(reference)
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every input that was worth keeping, so that a finding stays found.
+    #[test]
+    fn the_corpora_hold() {
+        let targets: [(&str, fn(&[u8])); 3] = [
+            ("manifest", manifest),
+            ("pointer", pointer),
+            ("version", version),
+        ];
+        for (name, target) in targets {
+            let folder = format!("{}/fuzz/corpus/{name}", env!("CARGO_MANIFEST_DIR"));
+            let mut inputs = 0;
+            for entry in std::fs::read_dir(&folder).unwrap() {
+                target(&std::fs::read(entry.unwrap().path()).unwrap());
+                inputs += 1;
+            }
+            assert!(inputs > 0, "{folder} is empty");
+        }
+    }
+}
