@@ -8,7 +8,7 @@ use crate::model::{ModelFile, check_tree};
 use crate::names::{check_sha256, check_version};
 
 /// The version of the layout that this crate writes and reads.
-const SCHEMA: u32 = 1;
+pub(crate) const SCHEMA: u32 = 1;
 
 /// `versions/V/manifest.json`: written after the files, so that its presence means completeness.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,12 +86,29 @@ impl Manifest {
     }
 }
 
-/// `latest.json`, `aliases/A.json` and `versions/V/claim.json`: a version and what is in it.
+/// What a document names: a version and what is in it. By itself it is `versions/V/claim.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Pointer {
     schema_version: u32,
     pub(crate) version: String,
     pub(crate) tree_digest: String,
+}
+
+/// `latest.json` and `aliases/A.json`: what they name, and the number of the move that did it.
+#[derive(Serialize, Deserialize)]
+struct Moved {
+    schema_version: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    version: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    tree_digest: Option<String>,
+    /// Says that naming nothing is meant. A pointer is never deleted: stores cannot compare
+    /// before they delete, and its number must not be given away again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    removed: bool,
+    /// 0 in documents that were written by hand.
+    #[serde(default)]
+    sequence: u64,
 }
 
 impl Pointer {
@@ -103,20 +120,49 @@ impl Pointer {
         }
     }
 
-    /// Parses and checks a pointer.
+    /// Parses and checks a claim.
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self, String> {
         let pointer: Self = parse(bytes)?;
-        check_schema(pointer.schema_version)?;
-        check_version(&pointer.version)?;
-        let hex = pointer
-            .tree_digest
-            .strip_prefix("sha256:")
-            .ok_or("the digest is not a sha256")?;
-        check_sha256(hex)?;
+        pointer.check()?;
         Ok(pointer)
     }
 
-    /// The bytes to store.
+    /// Parses and checks what `latest` or an alias names, and the number of its last move; nothing
+    /// is named by a pointer that was removed.
+    pub(crate) fn parse_moved(bytes: &[u8]) -> Result<(Option<Self>, u64), String> {
+        let moved: Moved = parse(bytes)?;
+        check_schema(moved.schema_version)?;
+        let target = match (moved.version, moved.tree_digest) {
+            (Some(version), Some(digest)) if !moved.removed => Self::new(&version, &digest),
+            (None, None) if moved.removed => return Ok((None, moved.sequence)),
+            _ => return Err("it must name a version and a tree digest, or be removed".into()),
+        };
+        target.check()?;
+        Ok((Some(target), moved.sequence))
+    }
+
+    /// The bytes of `latest` or an alias.
+    pub(crate) fn moved_bytes(
+        target: Option<&Self>,
+        sequence: u64,
+    ) -> Result<Vec<u8>, serde_json::Error> {
+        serde_json::to_vec_pretty(&Moved {
+            schema_version: SCHEMA,
+            version: target.map(|target| target.version.clone()),
+            tree_digest: target.map(|target| target.tree_digest.clone()),
+            removed: target.is_none(),
+            sequence,
+        })
+    }
+
+    fn check(&self) -> Result<(), String> {
+        check_schema(self.schema_version)?;
+        check_version(&self.version)?;
+        let hex = self.tree_digest.strip_prefix("sha256:");
+        check_sha256(hex.ok_or("the digest is not a sha256")?)
+    }
+
+    /// The bytes of a claim.
     pub(crate) fn to_bytes(&self) -> Result<Vec<u8>, serde_json::Error> {
         serde_json::to_vec_pretty(self)
     }
@@ -126,7 +172,7 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     serde_json::from_slice(bytes).map_err(|error| format!("the document cannot be read: {error}"))
 }
 
-fn check_schema(version: u32) -> Result<(), String> {
+pub(crate) fn check_schema(version: u32) -> Result<(), String> {
     if version == SCHEMA {
         Ok(())
     } else {
@@ -184,5 +230,26 @@ mod tests {
             .is_err()
         );
         assert!(Pointer::parse(&Pointer::new("1", "sha256:1").to_bytes().unwrap()).is_err());
+    }
+
+    #[test]
+    fn moved_pointers_name_a_version_or_say_that_they_are_removed() {
+        let pointer = Pointer::new("1.0.0", &format!("sha256:{}", "a".repeat(64)));
+        let round = |target: Option<&Pointer>, sequence| {
+            let bytes = Pointer::moved_bytes(target, sequence).unwrap();
+            Pointer::parse_moved(&bytes).unwrap()
+        };
+        assert_eq!(round(Some(&pointer), 3), (Some(pointer.clone()), 3));
+        assert_eq!(round(None, 4), (None, 4));
+        let by_hand = pointer.to_bytes().unwrap();
+        assert_eq!(Pointer::parse_moved(&by_hand), Ok((Some(pointer), 0)));
+        for odd in [
+            r#"{"schema_version": 1}"#,
+            r#"{"schema_version": 1, "version": "1"}"#,
+            r#"{"schema_version": 2, "removed": true}"#,
+            r#"{"schema_version": 1, "removed": true, "version": "1", "tree_digest": "x"}"#,
+        ] {
+            assert!(Pointer::parse_moved(odd.as_bytes()).is_err(), "{odd}");
+        }
     }
 }

@@ -4,18 +4,21 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use futures::{StreamExt, TryStreamExt, stream};
-use object_store::{PutMode, PutOptions};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::manifest::{Manifest, Pointer};
 use crate::model::{ModelFile, ModelVersion, tree_digest};
 use crate::names::check_version;
-use crate::pointer::Seen;
+use crate::note::Note;
+use crate::pointer::{Intent, State, mark_path};
+use crate::pointer_name::PointerName;
+use crate::progress::Totals;
 use crate::read::PART;
 use crate::resolve::{LATEST, file_path, manifest_path};
 use crate::scan::{LocalFile, LocalReader, scan};
 use crate::selector::Selector;
 use crate::store::ModelStore;
+use crate::swap::Swapped;
 use crate::version_order::Key;
 
 pub(crate) const STAGE: &str = "publish model";
@@ -34,6 +37,8 @@ pub struct PublishOptions {
     /// Take over a version that another publisher began with other content and never finished.
     /// That publisher must no longer be running.
     pub replace_unfinished: bool,
+    /// Who publishes, when and why, for the history of `latest`.
+    pub note: Note,
 }
 
 impl Default for PublishOptions {
@@ -42,6 +47,7 @@ impl Default for PublishOptions {
             metadata: BTreeMap::new(),
             move_latest: true,
             replace_unfinished: false,
+            note: Note::default(),
         }
     }
 }
@@ -65,6 +71,13 @@ impl PublishOptions {
     #[must_use]
     pub fn with_replace_unfinished(mut self, replace: bool) -> Self {
         self.replace_unfinished = replace;
+        self
+    }
+
+    /// Sets who publishes, when and why.
+    #[must_use]
+    pub fn with_note(mut self, note: Note) -> Self {
+        self.note = note;
         self
     }
 }
@@ -96,6 +109,13 @@ pub enum Event {
         /// Its size.
         size: u64,
     },
+    /// How much of the version is in the store, after each step of a file.
+    Progress {
+        /// The bytes that are there, those of earlier attempts included.
+        done: u64,
+        /// All of them.
+        total: u64,
+    },
     /// The version is complete and can be resolved.
     Published {
         /// The version.
@@ -121,9 +141,9 @@ impl ModelStore {
     ///
     /// # Errors
     /// `Conflict` when the version exists with other content, another publisher has claimed it for
-    /// other content, or someone else moved `latest` meanwhile (the version itself is then
-    /// published). `Changed` when a local file changed meanwhile. `Invalid` for names that break a
-    /// rule. Those of the store.
+    /// other content, garbage collection is removing it, or someone else moved `latest` meanwhile
+    /// (the version itself is then published). `Retracted` for a retracted version. `Changed` when
+    /// a local file changed meanwhile. `Invalid` for names that break a rule. Those of the store.
     pub async fn publish(
         &self,
         dir: &Path,
@@ -132,7 +152,9 @@ impl ModelStore {
         progress: &(dyn Fn(Event) + Send + Sync),
     ) -> Result<ModelVersion> {
         check_version(version).map_err(|why| Error::invalid(STAGE, version, why))?;
-        let (seen, latest) = self.look(LATEST).await?;
+        options.note.check(STAGE)?;
+        self.check_free(version).await?;
+        let latest = self.state(&PointerName::Latest).await?;
         let (locals, files) = hash_all(scan(dir).await?, progress).await?;
         let digest = tree_digest(&files);
         let pointer = Pointer::new(version, &digest);
@@ -143,15 +165,16 @@ impl ModelStore {
         } else {
             self.claim(&pointer, options.replace_unfinished).await?;
             self.upload_all(version, &files, &locals, progress).await?;
-            let manifest = Manifest::new(version, &digest, &files, options.metadata.clone());
+            let manifest = Manifest::new(version, &digest, &files, options.metadata);
             self.complete(&manifest, &pointer).await?;
         }
         progress(Event::Published {
             version: version.to_owned(),
         });
-        let rises = latest.is_none_or(|latest| Key::new(version) > Key::new(&latest.version));
+        let named = latest.target.as_ref();
+        let rises = named.is_none_or(|named| Key::new(version) > Key::new(&named.version));
         if options.move_latest && (is_new || rises) {
-            self.move_latest(&pointer, &seen).await?;
+            self.move_latest(&pointer, &latest, options.note).await?;
             progress(Event::LatestMoved {
                 version: version.to_owned(),
             });
@@ -159,21 +182,49 @@ impl ModelStore {
         self.resolve(&Selector::Version(version.to_owned())).await
     }
 
+    /// Refuses a version that is retracted, or being removed.
+    async fn check_free(&self, version: &str) -> Result<()> {
+        if let Some(retraction) = self.retraction(version).await? {
+            return Err(self.retracted_error(STAGE, &retraction));
+        }
+        match self.head(STAGE, &mark_path(version)).await? {
+            Some(_) => Err(self.marked_error(STAGE, version)),
+            None => Ok(()),
+        }
+    }
+
     /// Claims a version for one content, before any file is written: publishers of other content
-    /// stop here, so files of two contents never mix.
+    /// stop here, so files of two contents never mix. A claim of our own is written again: it is
+    /// young then, and garbage collection leaves the version alone.
     async fn claim(&self, pointer: &Pointer, replace: bool) -> Result<()> {
         let path = claim_path(&pointer.version);
-        let (seen, owner) = self.look(&path).await?;
-        match owner {
-            Some(owner) if owner == *pointer => Ok(()),
-            Some(_) if !replace => Err(self.claimed(&pointer.version)),
-            _ => match self.swap(&path, pointer, &seen).await {
-                Err(error) if error.kind() == ErrorKind::Conflict => {
-                    Err(self.claimed(&pointer.version).with_source(error))
-                }
-                swapped => swapped,
-            },
+        let seen = self.see(STAGE, &path).await?;
+        let owner = self.parse_claim(&path, seen.bytes())?;
+        if owner.is_some_and(|owner| owner != *pointer) && !replace {
+            return Err(self.claimed(&pointer.version));
         }
+        let bytes = pointer.to_bytes().map_err(|error| {
+            Error::invalid(STAGE, self.name_of(&path), "the claim cannot be written")
+                .with_source(error)
+        })?;
+        if self.swap(STAGE, &path, bytes, &seen).await? == Swapped::Won
+            || self.owner(&pointer.version).await?.as_ref() == Some(pointer)
+        {
+            return Ok(());
+        }
+        Err(self.claimed(&pointer.version))
+    }
+
+    /// For which content a version is claimed.
+    async fn owner(&self, version: &str) -> Result<Option<Pointer>> {
+        let path = claim_path(version);
+        let seen = self.see(STAGE, &path).await?;
+        self.parse_claim(&path, seen.bytes())
+    }
+
+    fn parse_claim(&self, path: &str, bytes: Option<&[u8]>) -> Result<Option<Pointer>> {
+        let parsed = bytes.map(Pointer::parse).transpose();
+        parsed.map_err(|why| Error::invalid(STAGE, self.name_of(path), why))
     }
 
     fn claimed(&self, version: &str) -> Error {
@@ -196,11 +247,14 @@ impl ModelStore {
         locals: &[LocalFile],
         progress: &(dyn Fn(Event) + Send + Sync),
     ) -> Result<()> {
+        let totals = Totals::new(files, progress);
+        let report = |event| totals.report(event);
+        let report: &(dyn Fn(Event) + Send + Sync) = &report;
         let uploads: Vec<_> = files
             .iter()
             .zip(locals)
             .map(|(file, local)| async move {
-                self.upload(&file_path(version, &file.path), file, local, progress)
+                self.upload(&file_path(version, &file.path), file, local, report)
                     .await
             })
             .collect();
@@ -211,31 +265,45 @@ impl ModelStore {
     }
 
     /// Writes the manifest, once: with it the version exists.
+    ///
+    /// Garbage collection marks a version, looks for a manifest, and then removes files and claim.
+    /// So whoever finds no mark and its claim after the manifest was written has all its files.
     async fn complete(&self, manifest: &Manifest, claim: &Pointer) -> Result<()> {
-        let path = manifest_path(&manifest.version);
-        let (_, owner) = self.look(&claim_path(&manifest.version)).await?;
-        if owner.as_ref() != Some(claim) {
-            return Err(self.claimed(&manifest.version));
-        }
+        let (version, path) = (&manifest.version, manifest_path(&manifest.version));
+        self.check_claim(claim).await?;
         let bytes = manifest.to_bytes().map_err(|error| {
             Error::invalid(STAGE, self.name_of(&path), "the manifest cannot be written")
                 .with_source(error)
         })?;
-        let create = PutOptions::from(PutMode::Create);
-        match self
-            .objects()
-            .put_opts(&self.key(&path)?, bytes.into(), create)
-            .await
-        {
-            Ok(_) => Ok(()),
-            Err(
-                object_store::Error::AlreadyExists { .. }
-                | object_store::Error::Precondition { .. },
-            ) => match self.manifest(&manifest.version).await? {
-                Some(theirs) => self.check_same(&theirs, &manifest.tree_digest),
-                None => Err(self.claimed(&manifest.version)),
-            },
-            Err(error) => Err(self.error(STAGE, &path, &error)),
+        if self.create(STAGE, &path, bytes).await? {
+            let checked = self.check_claim(claim).await;
+            if let Err(error) = &checked
+                && error.kind() == ErrorKind::Conflict
+            {
+                self.remove(STAGE, &path).await?;
+            }
+            return checked;
+        }
+        match self.manifest(version).await? {
+            Some(theirs) => self.check_same(&theirs, &manifest.tree_digest),
+            None => Err(self.claimed(version)),
+        }
+    }
+
+    async fn check_claim(&self, claim: &Pointer) -> Result<()> {
+        let version = claim.version.as_str();
+        if self.head(STAGE, &mark_path(version)).await?.is_some() {
+            return Err(self.marked_error(STAGE, version));
+        }
+        match self.owner(version).await? {
+            Some(owner) if owner == *claim => Ok(()),
+            Some(_) => Err(self.claimed(version)),
+            None => {
+                let object = self.name_of(&format!("versions/{version}"));
+                let detail = "the claim on it was removed while it was being published";
+                Err(Error::new(ErrorKind::Conflict, STAGE, object, detail)
+                    .with_hint("publish it again"))
+            }
         }
     }
 
@@ -252,8 +320,14 @@ impl ModelStore {
             .with_hint("versions never change: publish under a new version"))
     }
 
-    async fn move_latest(&self, pointer: &Pointer, seen: &Seen) -> Result<()> {
-        self.swap(LATEST, pointer, seen).await.map_err(|error| {
+    async fn move_latest(&self, pointer: &Pointer, from: &State, note: Note) -> Result<()> {
+        let intent = Intent {
+            target: Some(pointer.clone()),
+            restores: None,
+            note,
+        };
+        let moved = self.move_to(&PointerName::Latest, from, intent).await;
+        moved.map(drop).map_err(|error| {
             if error.kind() != ErrorKind::Conflict {
                 return error;
             }
@@ -266,7 +340,7 @@ impl ModelStore {
 }
 
 /// The path of the document that claims a version for one content.
-fn claim_path(version: &str) -> String {
+pub(crate) fn claim_path(version: &str) -> String {
     format!("versions/{version}/claim.json")
 }
 

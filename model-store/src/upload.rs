@@ -84,19 +84,18 @@ impl ModelStore {
         progress: &(dyn Fn(Event) + Send + Sync),
     ) -> Result<()> {
         let upload = self.objects().put_multipart(&self.key(path)?).await;
-        let mut upload = upload.map_err(|error| self.error(STAGE, path, &error))?;
-        let sent = self
-            .send_parts(path, upload.as_mut(), (file, local), progress)
-            .await;
-        if let Err(error) = sent {
-            // The parts are invisible either way; a failure to remove them is not news.
-            let _ = upload.abort().await;
-            return Err(error);
-        }
-        upload
+        let upload = upload.map_err(|error| self.error(STAGE, path, &error))?;
+        let mut upload = Begun(Some(upload));
+        let Some(parts) = upload.0.as_mut() else {
+            return Ok(());
+        };
+        self.send_parts(path, parts.as_mut(), (file, local), progress)
+            .await?;
+        parts
             .complete()
             .await
             .map_err(|error| self.error(STAGE, path, &error))?;
+        upload.0 = None;
         Ok(())
     }
 
@@ -150,6 +149,23 @@ impl ModelStore {
             .with_source(error)
         })?;
         sent.map_err(|error| self.error(STAGE, path, &error))
+    }
+}
+
+/// A multipart upload that is aborted unless it was completed, also when its future is dropped.
+///
+/// Its parts are invisible either way, and a failure to remove them is not news; but stores charge
+/// for them.
+struct Begun(Option<Box<dyn MultipartUpload>>);
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        let Some(mut upload) = self.0.take() else {
+            return;
+        };
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move { upload.abort().await });
+        }
     }
 }
 

@@ -11,10 +11,17 @@ use super::{Basis, Decided, LOOKUPS, STAGE};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Lock, ModelVersion, Trust, tree_digest};
 use crate::selector::Selector;
-use crate::store::{Fetched, ModelStore};
+use crate::store::ModelStore;
 
 /// Folders of the layout that this crate publishes, which are no versions.
-const OWN: [&str; 4] = ["versions", "aliases", "retracted", "history"];
+const OWN: [&str; 6] = [
+    "versions",
+    "aliases",
+    "history",
+    "holds",
+    "removing",
+    "retracted",
+];
 /// As many older versions are asked whether they have a marker.
 const LOOK_BACK: usize = 8;
 /// As many versions that were left out are named in a policy.
@@ -28,7 +35,10 @@ impl ModelStore {
             Shelf::Published => None,
             Shelf::Folders { pointer, index } => {
                 if let (Wish::Latest, Some(path)) = (wish, pointer) {
-                    return self.pointed(selector, path).await;
+                    return match self.pointed(selector, path, "latest").await? {
+                        Some(decided) => Ok(decided),
+                        None => Err(self.missing(&wish.words(), None).await),
+                    };
                 }
                 index.clone()
             }
@@ -55,17 +65,6 @@ impl ModelStore {
             Some(model) => Ok((model, Basis::listing(""))),
             None => Err(self.missing(&wish.words(), None).await),
         }
-    }
-
-    /// Goes where a text file points.
-    async fn pointed(&self, selector: &Selector, path: &str) -> Result<Decided> {
-        let Fetched::Found { bytes, etag } = self.fetch(STAGE, path, None).await? else {
-            return Err(self.missing("a released version", None).await);
-        };
-        let pointer = self.parse_any_pointer(path, &bytes)?;
-        let policy = format!("latest: named by {path}");
-        let model = self.follow(selector, &pointer, path, policy).await?;
-        Ok((model, Basis::document(path, etag)))
     }
 
     async fn first_published(

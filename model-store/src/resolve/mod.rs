@@ -99,31 +99,35 @@ impl ModelStore {
         {
             return Ok(object.decided());
         }
-        match self.fetch(STAGE, LATEST, None).await? {
-            Fetched::Found { bytes, etag } => {
-                let basis = Basis::document(LATEST, etag);
-                let pointer = self.parse_any_pointer(LATEST, &bytes)?;
-                let policy = format!("latest: named by {LATEST}");
-                let model = self.follow(selector, &pointer, LATEST, policy).await?;
-                Ok((model, basis))
-            }
-            Fetched::Missing | Fetched::NotModified => self.wished(selector, &Wish::Latest).await,
+        match self.pointed(selector, LATEST, "latest").await? {
+            Some(decided) => Ok(decided),
+            None => self.wished(selector, &Wish::Latest).await,
         }
     }
 
     async fn alias(&self, selector: &Selector, alias: &str) -> Result<Decided> {
-        let path = alias_path(alias);
-        match self.fetch(STAGE, &path, None).await? {
-            Fetched::Found { bytes, etag } => {
-                let pointer = self.parse_any_pointer(&path, &bytes)?;
-                let policy = format!("alias: named by {path}");
-                let model = self.follow(selector, &pointer, &path, policy).await?;
-                Ok((model, Basis::document(&path, etag)))
-            }
-            Fetched::Missing | Fetched::NotModified => {
-                Err(self.missing(&format!("alias {alias}"), None).await)
-            }
+        match self.pointed(selector, &alias_path(alias), "alias").await? {
+            Some(decided) => Ok(decided),
+            None => Err(self.missing(&format!("alias {alias}"), None).await),
         }
+    }
+
+    /// Goes where the document at `path` points, if it does.
+    async fn pointed(
+        &self,
+        selector: &Selector,
+        path: &str,
+        word: &str,
+    ) -> Result<Option<Decided>> {
+        let Fetched::Found { bytes, etag } = self.fetch(STAGE, path, None).await? else {
+            return Ok(None);
+        };
+        let Some(named) = self.parse_any_pointer(path, &bytes)? else {
+            return Ok(None);
+        };
+        let policy = format!("{word}: named by {path}");
+        let model = self.follow(selector, &named, path, policy).await?;
+        Ok(Some((model, Basis::document(path, etag))))
     }
 
     async fn exact(&self, selector: &Selector, version: &str) -> Result<Decided> {

@@ -81,35 +81,36 @@ pub(crate) fn parse_text(bytes: &[u8]) -> Result<Named, String> {
     })
 }
 
-/// Reads this crate's pointer, or any JSON object with a `version` and no `schema_version`.
-fn parse_json(bytes: &[u8]) -> Result<Named, String> {
-    let error = match Pointer::parse(bytes) {
-        Ok(pointer) => {
-            return Ok(Named {
-                version: pointer.version,
-                tree_digest: Some(pointer.tree_digest),
-            });
+/// Reads this crate's pointer, or any JSON object with a `version` and no `schema_version`;
+/// nothing is named by a pointer that was removed.
+fn parse_json(bytes: &[u8]) -> Result<Option<Named>, String> {
+    let error = match Pointer::parse_moved(bytes) {
+        Ok((target, _)) => {
+            return Ok(target.map(|target| Named {
+                version: target.version,
+                tree_digest: Some(target.tree_digest),
+            }));
         }
         Err(error) => error,
     };
     match serde_json::from_slice::<Foreign>(bytes) {
         Ok(foreign) if foreign.schema_version.is_none() => {
             check_version(&foreign.version)?;
-            Ok(Named {
+            Ok(Some(Named {
                 version: foreign.version,
                 tree_digest: None,
-            })
+            }))
         }
         _ => Err(error),
     }
 }
 
 impl ModelStore {
-    pub(crate) fn parse_any_pointer(&self, path: &str, bytes: &[u8]) -> Result<Named> {
+    pub(crate) fn parse_any_pointer(&self, path: &str, bytes: &[u8]) -> Result<Option<Named>> {
         let named = if path.ends_with(".json") {
             parse_json(bytes)
         } else {
-            parse_text(bytes)
+            parse_text(bytes).map(Some)
         };
         named.map_err(|why| Error::invalid(STAGE, self.name_of(path), why))
     }
@@ -129,9 +130,13 @@ mod tests {
             assert!(parse_text(bad.as_bytes()).is_err(), "{bad:?}");
         }
         let ours = Pointer::new("1.2.0", &format!("sha256:{}", "a".repeat(64)));
-        let named = parse_json(&ours.to_bytes().unwrap()).unwrap();
-        assert!(named.tree_digest.is_some());
-        let named = parse_json(br#"{"version":"1.2.0","by":"me"}"#).unwrap();
+        let named = parse_json(&Pointer::moved_bytes(Some(&ours), 7).unwrap()).unwrap();
+        assert!(named.unwrap().tree_digest.is_some());
+        let removed = parse_json(&Pointer::moved_bytes(None, 8).unwrap()).unwrap();
+        assert_eq!(removed, None);
+        let named = parse_json(br#"{"version":"1.2.0","by":"me"}"#)
+            .unwrap()
+            .unwrap();
         assert_eq!((named.version.as_str(), named.tree_digest), ("1.2.0", None));
         for bad in [
             "{",

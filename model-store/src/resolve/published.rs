@@ -11,7 +11,7 @@ use super::stock::Shelf;
 use super::{Basis, Decided, LOOKUPS, STAGE};
 use crate::error::{Error, ErrorKind, Result};
 use crate::layout::Format;
-use crate::manifest::{Manifest, Pointer};
+use crate::manifest::Manifest;
 use crate::model::{Lock, ModelFile, ModelVersion};
 use crate::names::check_version;
 use crate::selector::Selector;
@@ -88,15 +88,6 @@ impl ModelStore {
             .try_filter_map(|version| async { Ok(version) })
             .try_collect()
             .await
-    }
-
-    pub(crate) fn parse_pointer(
-        &self,
-        stage: &'static str,
-        path: &str,
-        bytes: &[u8],
-    ) -> Result<Pointer> {
-        Pointer::parse(bytes).map_err(|why| Error::invalid(stage, self.name_of(path), why))
     }
 
     /// Reads the manifest of a version; without one it is not complete.

@@ -20,12 +20,12 @@ pub(crate) struct Backend {
 }
 
 impl Backend {
-    async fn put(&self, model: &str, path: &str, bytes: Vec<u8>) {
+    pub(crate) async fn put(&self, model: &str, path: &str, bytes: Vec<u8>) {
         let key = Path::parse(format!("{}/{path}", (self.prefix)(model))).unwrap();
         self.raw.put(&key, bytes.into()).await.unwrap();
     }
 
-    async fn delete(&self, model: &str, path: &str) {
+    pub(crate) async fn delete(&self, model: &str, path: &str) {
         let key = Path::parse(format!("{}/{path}", (self.prefix)(model))).unwrap();
         self.raw.delete(&key).await.unwrap();
     }
@@ -45,6 +45,7 @@ pub(crate) async fn all(backend: &Backend) {
     polls(backend).await;
     replaced_during_read(backend).await;
     forged_manifest(backend).await;
+    crate::governance::all(backend).await;
 }
 
 async fn empty_store(backend: &Backend) {

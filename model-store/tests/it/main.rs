@@ -11,3 +11,4 @@ mod backends;
 mod conformance;
 mod failures;
 mod fixtures;
+mod governance;
