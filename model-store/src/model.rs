@@ -1,6 +1,6 @@
 //! `ModelVersion`: a model reference resolved once to an immutable lock.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -301,12 +301,12 @@ pub(crate) fn check_tree(files: &[ModelFile], digest: &str, total: u64) -> Resul
 
 /// Checks paths one by one, and that every file system can hold all of them together.
 pub(crate) fn check_paths<'a>(paths: impl Iterator<Item = &'a str> + Clone) -> Result<(), String> {
-    let mut files = HashSet::new();
+    let mut files = HashMap::new();
     for path in paths.clone() {
         check_path(path).map_err(|why| format!("file {path:?}: {why}"))?;
-        if !files.insert(path.to_lowercase()) {
+        if let Some(other) = files.insert(path.to_lowercase(), path) {
             return Err(format!(
-                "file {path:?} collides with another one that differs only in case"
+                "file {path:?} collides with {other:?}, which differs only in case"
             ));
         }
     }
@@ -316,7 +316,7 @@ pub(crate) fn check_paths<'a>(paths: impl Iterator<Item = &'a str> + Clone) -> R
     for path in paths {
         let lower = path.to_lowercase();
         let mut folders = lower.match_indices('/').map(|(at, _)| &lower[..at]);
-        if let Some(folder) = folders.find(|folder| files.contains(*folder)) {
+        if let Some(folder) = folders.find(|folder| files.contains_key(*folder)) {
             return Err(format!("{folder:?} is both a file and a folder"));
         }
     }

@@ -168,12 +168,21 @@ impl ModelStore {
         Ok((names, policy))
     }
 
-    /// An error, unless what has no common order is incomplete.
+    /// An error, unless what has no common order is no version: one without a manifest, or, in a
+    /// directory, an empty folder.
     async fn of_one_scheme(&self, names: Vec<String>, published: bool) -> Result<Vec<String>> {
         let names = if published {
             self.with_manifest(names).await?
         } else {
-            names
+            let filled = stream::iter(names).map(|name| async move {
+                let listed = self.list_files(&name).await?;
+                Ok::<_, Error>((!listed.is_empty()).then_some(name))
+            });
+            let filled = filled.buffered(LOOKUPS);
+            filled
+                .try_filter_map(|name| async { Ok(name) })
+                .try_collect()
+                .await?
         };
         if is_one_scheme(&names) {
             return Ok(names);

@@ -9,6 +9,11 @@
 
 mod backends;
 mod conformance;
+mod counting;
 mod failures;
 mod fixtures;
+mod foreign;
 mod governance;
+mod odd_keys;
+mod requests;
+mod watching;
