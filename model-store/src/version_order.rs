@@ -23,11 +23,14 @@ pub(crate) fn is_one_scheme(versions: &[String]) -> bool {
     schemes.all(|scheme| Some(&scheme) == first.as_ref())
 }
 
-/// Whether a folder of this name, beside others, is a version and not a part of a model: numbers
-/// and dates are.
+/// Whether a folder of this name, beside others, is a version and not a part of a model: numbers,
+/// dates and timestamps are.
 pub(crate) fn looks_like_version(name: &str) -> bool {
-    let bare = name.strip_prefix(['v', 'V']).unwrap_or(name);
-    bare.starts_with(|c: char| c.is_ascii_digit()) && check_version(name).is_ok()
+    let is_date = || {
+        let starts = name.starts_with(|c: char| c.is_ascii_digit());
+        starts && shape(name).chars().all(|c| "#-_.+TZ".contains(c))
+    };
+    check_version(name).is_ok() && (Key::new(name).is_numbered() || is_date())
 }
 
 /// A version split for comparison; borrows the text it was made from.
@@ -287,7 +290,8 @@ mod tests {
             "1.4.2",
             "2026-01-31",
             "1.0.0-rc.1",
-            "20260131T0100",
+            "20260131T0100Z",
+            "2026-01-31_12-00",
         ] {
             assert!(looks_like_version(name), "{name}");
         }

@@ -114,6 +114,7 @@ impl ModelStore {
             Error::invalid(STAGE, self.name_of(folder), why)
                 .with_hint("rename or remove that object: a lock could not be kept as files")
         })?;
+        self.check_hidden(folder).await?;
         let sums = match self.sums(folder, &parts).await? {
             Ok(sums) => sums,
             Err(why) => return Ok(Verdict::Partial(why)),

@@ -190,8 +190,12 @@ impl ModelStore {
     ) -> Result<Option<Decided>> {
         for name in stock.names.iter().rev() {
             let listed: Vec<Listed> = self.list_files(name).await?;
-            let Verdict::Whole(mut whole) = self.examine(name, &listed, false).await? else {
-                continue;
+            let mut whole = match self.examine(name, &listed, false).await {
+                Ok(Verdict::Whole(whole)) => whole,
+                // Another version may be the one, whatever is wrong with this.
+                Ok(Verdict::Partial(_)) => continue,
+                Err(error) if error.kind() == ErrorKind::Invalid => continue,
+                Err(error) => return Err(error),
             };
             if let Shelf::Folders { index, .. } = &stock.shelf {
                 let index = index.as_ref().map(|(index, _)| index);

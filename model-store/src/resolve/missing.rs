@@ -56,6 +56,15 @@ impl ModelStore {
         Ok((candidates, versions))
     }
 
+    /// What there is without versions, in words.
+    async fn unversioned(&self) -> Result<Option<&'static str>> {
+        if !self.top().await?.files.is_empty() {
+            return Ok(Some("one folder"));
+        }
+        let object = self.head_version("", None).await?;
+        Ok(object.map(|_| "one object"))
+    }
+
     async fn no_versions(&self, publish: &str) -> Error {
         let make =
             |detail: String| Error::new(ErrorKind::NotFound, STAGE, self.name_of(""), detail);
@@ -63,6 +72,10 @@ impl ModelStore {
         let like = nearest(self.url().model_name(), &beside.all);
         let like = like.map(|like| format!("did you mean {like}? "));
         let like = like.unwrap_or_default();
+        if let Ok(Some(what)) = self.unversioned().await {
+            return make(format!("it is {what}, without versions"))
+                .with_hint("ask for latest, which names it by its content");
+        }
         if beside.models.is_empty() {
             return make("the store is empty: no version has been published".into())
                 .with_hint(format!("{like}{publish}"));

@@ -7,6 +7,7 @@
 mod basis;
 mod examine;
 mod folders;
+mod hidden;
 mod listing;
 mod missing;
 mod options;

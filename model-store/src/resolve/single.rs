@@ -199,7 +199,13 @@ impl ModelStore {
         let found = self.objects().get_opts(&key, GetOptions::default()).await;
         let found = match found {
             Ok(found) => found,
-            Err(error) => return self.missing_or(STAGE, "", &error).map(|()| None),
+            Err(error) => {
+                // The object itself was shown: a credential for it alone is enough for it.
+                return match self.missing_or(STAGE, "", &error) {
+                    Err(ours) if is_refusal(&ours) => Ok(None),
+                    other => other.map(|()| None),
+                };
+            }
         };
         if found.meta.size > MAX_SIDECAR {
             return Err(bad("it is too large for a checksum".into()));
@@ -280,4 +286,10 @@ impl ModelStore {
         Error::new(ErrorKind::NotFound, STAGE, self.name_of(""), detail)
             .with_hint("name one of them in the url, or a folder as the version with @NAME")
     }
+}
+
+/// Whether the store did not let the credential do something. Stores say both of a signature for
+/// another object.
+fn is_refusal(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Forbidden | ErrorKind::Unauthorized)
 }

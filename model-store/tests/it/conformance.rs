@@ -25,6 +25,12 @@ impl Backend {
         self.raw.put(&key, bytes.into()).await.unwrap();
     }
 
+    pub(crate) async fn get(&self, model: &str, path: &str) -> Vec<u8> {
+        let key = Path::parse(format!("{}/{path}", (self.prefix)(model))).unwrap();
+        let found = self.raw.get(&key).await.unwrap();
+        found.bytes().await.unwrap().to_vec()
+    }
+
     /// When an object was last changed, as RFC 3339 has it.
     pub(crate) async fn modified(&self, model: &str, path: &str) -> String {
         let key = Path::parse(format!("{}/{path}", (self.prefix)(model))).unwrap();

@@ -47,11 +47,8 @@ impl Counting {
 
     fn note(&self, what: &str, path: &Path, how: &str) {
         let path = path.as_ref().splitn(3, '/').nth(2).unwrap_or_default();
-        let note = format!("{what} {path}{how}");
-        self.requests
-            .lock()
-            .unwrap()
-            .push(note.trim_end().to_owned());
+        let note = format!("{what} {path}").trim_end().to_owned() + how;
+        self.requests.lock().unwrap().push(note);
     }
 }
 

@@ -10,11 +10,12 @@ use sha2::{Digest as _, Sha256};
 
 use crate::backends::{azure_backend, directory_backend, memory_backend, s3_backend};
 use crate::conformance::Backend;
-use crate::fixtures::{kind, read};
+use crate::fixtures::{dir, kind, publish, read};
 
 async fn all(backend: &Backend) {
     folders(backend).await;
     by_time(backend).await;
+    published_by_time(backend).await;
     markers(backend).await;
     checksums(backend).await;
     pointers_and_indexes(backend).await;
@@ -146,22 +147,51 @@ async fn folders(backend: &Backend) {
     );
 }
 
-/// By time, whatever the names say; both published versions and folders.
+/// By time, whatever the names say: what this crate published, by its manifest.
+async fn published_by_time(backend: &Backend) {
+    let store = (backend.open)("published-times");
+    let source = dir(&[("a", b"1")]);
+    for version in ["1.0.0", "2.0.0", "3.0.0-rc.1"] {
+        publish(&store, source.path(), version).await.unwrap();
+    }
+    let manifest = "versions/1.0.0/manifest.json";
+    let bytes = backend.get("published-times", manifest).await;
+    let second = "versions/2.0.0/manifest.json";
+    let before = backend.modified("published-times", second).await;
+    later(backend, "published-times", (manifest, &bytes), &before).await;
+    assert_eq!(resolve(&store, "newest").await.version(), "1.0.0");
+    let moment = backend.modified("published-times", manifest).await;
+    let found = resolve(&store, &format!("before:{moment}")).await;
+    assert_eq!(found.version(), "2.0.0");
+    assert!(
+        found
+            .policy()
+            .contains("by the last change of its manifest")
+    );
+    assert_eq!(
+        refused(&store, "before:2001-01-01").await.0,
+        ErrorKind::NotFound
+    );
+}
+
+/// Writes an object until the store says that it is newer than `before`: stores keep whole
+/// seconds.
+async fn later(backend: &Backend, model: &str, (path, bytes): (&str, &[u8]), before: &str) {
+    for _ in 0..200 {
+        backend.put(model, path, bytes.to_vec()).await;
+        if backend.modified(model, path).await.as_str() > before {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("the store's clock stands still");
+}
+
+/// By time, whatever the names say: folders, by their newest file.
 async fn by_time(backend: &Backend) {
     let store = uploaded(backend, "times", &[("2.0.0/w", "2"), ("3.0.0-rc.1/w", "3")]).await;
-    // Stores keep whole seconds: the next upload is newer for certain when the second is another.
-    let second = async |model: &str, path: &str| {
-        let before = backend.modified("times", "2.0.0/w").await;
-        for _ in 0..200 {
-            backend.put(model, path, b"1".to_vec()).await;
-            if backend.modified(model, path).await > before {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        panic!("the store's clock stands still");
-    };
-    second("times", "1.0.0/w").await;
+    let before = backend.modified("times", "2.0.0/w").await;
+    later(backend, "times", ("1.0.0/w", b"1"), &before).await;
     assert_eq!(resolve(&store, "latest").await.version(), "2.0.0");
     let newest = resolve(&store, "newest").await;
     assert_eq!(newest.version(), "1.0.0");
@@ -392,6 +422,8 @@ async fn one_object(backend: &Backend) {
         assert_eq!(resolve(&store, &digest).await.version(), sealed.version());
         backend.put(name, "", b"changed".to_vec()).await;
         assert_eq!(kind(store.recheck(&model).await), ErrorKind::Changed);
+        let (_, text) = refused(&store, "1.2.0").await;
+        assert!(text.contains("one object, without versions"), "{text}");
         // Without versions there is none to ask for.
         let (kind, _) = refused(&store, "object:3L4kqtJlcpXroDTDmJ").await;
         assert_ne!(kind, ErrorKind::Io, "{name}");
