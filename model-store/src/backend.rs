@@ -191,6 +191,10 @@ fn open_azure(
             .map_err(|why| Error::invalid(STAGE, url.to_string(), why))?;
         site.secrets = options.secrets();
     }
+    // Outside the public cloud the url itself says where the account and its login are.
+    options.azure_endpoint = options.azure_endpoint.or_else(|| url.azure_endpoint());
+    let authority = url.azure_authority().map(str::to_owned);
+    options.azure_authority_host = options.azure_authority_host.or(authority);
     let endpoint = options.azure_endpoint.as_deref();
     let allow_http = endpoint
         .map(|endpoint| check_endpoint(url, endpoint, options.azure_allow_http, "AZURE_ALLOW_HTTP"))

@@ -1,12 +1,14 @@
 //! `ModelVersion`: a model reference resolved once to an immutable lock.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::error::{Error, Result};
+use crate::layout::Format;
 use crate::names::{check_path, check_sha256, check_version};
+use crate::resolve::file_path;
 use crate::selector::Selector;
 use crate::store_url::StoreUrl;
 
@@ -103,6 +105,9 @@ pub(crate) struct Lock {
     /// and the URL is its.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) folder: Option<String>,
+    /// Absent in locks that were written before it was kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) format: Option<Format>,
     pub(crate) files: Vec<ModelFile>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) metadata: BTreeMap<String, String>,
@@ -190,6 +195,30 @@ impl ModelVersion {
         self.0.total_size
     }
 
+    /// Which format the model is in, told by the names of its files.
+    pub fn format(&self) -> Format {
+        let names = || self.0.files.iter().map(|file| file.path.as_str());
+        self.0.format.unwrap_or_else(|| Format::detect(names()))
+    }
+
+    /// The folder of the files below the model's own, `None` for the model that is one object.
+    pub(crate) fn folder(&self) -> Option<&str> {
+        self.0.folder.as_deref()
+    }
+
+    /// Whether this is the layout that this crate publishes, whose manifest names the files.
+    pub(crate) fn is_published(&self) -> bool {
+        self.folder() == Some(file_path(self.version(), "").trim_end_matches('/'))
+    }
+
+    /// The same version with other pins of its files.
+    pub(crate) fn with_files(&self, files: Vec<ModelFile>) -> Result<Self> {
+        let mut lock = self.0.clone();
+        lock.tree_digest = tree_digest(&files);
+        lock.files = files;
+        Self::try_from(lock)
+    }
+
     /// What the publisher wrote about the version, such as the commit that trained it.
     pub fn metadata(&self) -> &BTreeMap<String, String> {
         &self.0.metadata
@@ -203,6 +232,7 @@ impl TryFrom<Lock> for ModelVersion {
         let refuse =
             |detail| Error::invalid(STAGE, format!("{}@{}", lock.url, lock.version), detail);
         check_version(&lock.version).map_err(refuse)?;
+        check_place(&lock).map_err(refuse)?;
         check_tree(&lock.files, &lock.tree_digest, lock.total_size).map_err(refuse)?;
         Ok(Self(lock))
     }
@@ -212,6 +242,26 @@ impl From<ModelVersion> for Lock {
     fn from(model: ModelVersion) -> Self {
         model.0
     }
+}
+
+/// Checks where a lock says that the files are: nowhere but below the model's own folder.
+fn check_place(lock: &Lock) -> Result<(), String> {
+    match lock.folder.as_deref() {
+        Some("") => {}
+        Some(folder) => check_path(folder).map_err(|why| format!("folder {folder:?}: {why}"))?,
+        None if lock.files.len() > 1 => {
+            return Err("it has several files and no folder for them".into());
+        }
+        None => {}
+    }
+    for file in &lock.files {
+        let printable = |text: &str| text.len() <= 1_024 && !text.chars().any(char::is_control);
+        let mut pins = [&file.etag, &file.version_id].into_iter().flatten();
+        if !pins.all(|pin| printable(pin)) {
+            return Err(format!("file {:?}: the tag cannot be one", file.path));
+        }
+    }
+    Ok(())
 }
 
 /// The digest of a tree of files: `sha256:` over the lines `path size identity`, sorted by path.
@@ -251,12 +301,12 @@ pub(crate) fn check_tree(files: &[ModelFile], digest: &str, total: u64) -> Resul
 
 /// Checks paths one by one, and that every file system can hold all of them together.
 pub(crate) fn check_paths<'a>(paths: impl Iterator<Item = &'a str> + Clone) -> Result<(), String> {
-    let mut files = HashSet::new();
+    let mut files = HashMap::new();
     for path in paths.clone() {
         check_path(path).map_err(|why| format!("file {path:?}: {why}"))?;
-        if !files.insert(path.to_lowercase()) {
+        if let Some(other) = files.insert(path.to_lowercase(), path) {
             return Err(format!(
-                "file {path:?} collides with another one that differs only in case"
+                "file {path:?} collides with {other:?}, which differs only in case"
             ));
         }
     }
@@ -266,7 +316,7 @@ pub(crate) fn check_paths<'a>(paths: impl Iterator<Item = &'a str> + Clone) -> R
     for path in paths {
         let lower = path.to_lowercase();
         let mut folders = lower.match_indices('/').map(|(at, _)| &lower[..at]);
-        if let Some(folder) = folders.find(|folder| files.contains(*folder)) {
+        if let Some(folder) = folders.find(|folder| files.contains_key(*folder)) {
             return Err(format!("{folder:?} is both a file and a folder"));
         }
     }
@@ -291,6 +341,7 @@ mod tests {
             tree_digest: tree_digest(&files),
             total_size: files.iter().map(|f| f.size).sum(),
             folder: Some("versions/1.0.0/files".into()),
+            format: Some(Format::Plain),
             files,
             metadata: BTreeMap::from([("commit".into(), "abc".into())]),
         }
@@ -325,6 +376,22 @@ mod tests {
                 .to_string()
                 .contains("..")
         );
+        for (folder, why) in [
+            ("..", ".."),
+            ("/etc", "empty"),
+            ("a/../../b", ".."),
+            ("a//b", "empty"),
+            ("C:", "drive"),
+        ] {
+            let folder = format!("\"folder\":{folder:?}");
+            let forged = json.replace("\"folder\":\"versions/1.0.0/files\"", &folder);
+            assert_ne!(forged, json);
+            let error = serde_json::from_str::<ModelVersion>(&forged).unwrap_err();
+            assert!(error.to_string().contains(why), "{error}");
+        }
+        let forged = json.replace("\"folder\":\"versions/1.0.0/files\",", "");
+        let error = serde_json::from_str::<ModelVersion>(&forged).unwrap_err();
+        assert!(error.to_string().contains("no folder"), "{error}");
         let forged = json.replace("\"size\":4", "\"size\":5");
         assert!(serde_json::from_str::<ModelVersion>(&forged).is_err());
     }

@@ -31,12 +31,25 @@ pub(crate) fn check_name(name: &str) -> Result<(), String> {
     }
 }
 
-/// Checks a version: a name that is not the word `latest`.
+/// Checks a version: a name that is not a word with a meaning of its own.
 pub(crate) fn check_version(version: &str) -> Result<(), String> {
-    if version == "latest" {
-        return Err("`latest` is a selector and cannot be a version".into());
+    if matches!(version, "latest" | "newest") {
+        return Err(format!("`{version}` is a selector and cannot be a version"));
     }
     check_name(version)
+}
+
+/// Checks a store's own version of an object: S3 allows 1,024 bytes that need no escaping, Azure
+/// has moments.
+pub(crate) fn check_object_version(id: &str) -> Result<(), String> {
+    if id.is_empty() || id.len() > 1_024 {
+        return Err("the object version must have 1 to 1,024 bytes".into());
+    }
+    let good = |c: char| c.is_ascii_graphic() && !"@?#/\\\"".contains(c);
+    match id.chars().find(|c| !good(*c)) {
+        Some(bad) => Err(format!("the object version contains {bad:?}")),
+        None => Ok(()),
+    }
 }
 
 /// Checks one segment of a path.

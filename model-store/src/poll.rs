@@ -7,19 +7,18 @@ use async_stream::stream;
 use futures::{Stream, StreamExt as _, stream::BoxStream};
 use serde::{Deserialize, Serialize};
 
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::model::ModelVersion;
-use crate::resolve::{LATEST, alias_path, manifest_path};
-use crate::selector::Selector;
-use crate::store::{Fetched, ModelStore};
-
-const STAGE: &str = "poll model";
+use crate::options::StoreOptions;
+use crate::resolve::{Basis, Probe};
+use crate::selector::{ModelRef, Selector};
+use crate::store::ModelStore;
 
 /// What the last [`ModelStore::poll`] saw; keep it between polls, also across restarts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Seen {
-    /// The tag of the document that decides the selector, where there is one.
-    etag: Option<String>,
+    /// What decided the answer.
+    basis: Option<Basis>,
     version: String,
     tree_digest: String,
 }
@@ -77,9 +76,14 @@ impl WatchOptions {
 impl ModelStore {
     /// The selected version, if it is another one than was seen; `None` when nothing changed.
     ///
-    /// For `latest` and aliases an unchanged pointer costs one conditional request without a body.
-    /// `latest` without a pointer lists the versions. A version is immutable: once seen, one
-    /// conditional request for its manifest shows that it is still there.
+    /// One request tells that nothing changed, and its answer has no body:
+    ///
+    /// - where a pointer, an index or the manifest of one version decides, a conditional request
+    ///   for it;
+    /// - where the model is one object, a request for its tag;
+    /// - where the names, times or files of versions decide, a list request for each thousand
+    ///   objects below the model's folder. (The first poll after the one that chose takes stock,
+    ///   and resolves once more.)
     ///
     /// # Errors
     /// Those of [`resolve`](Self::resolve). `seen` is then left as it was.
@@ -89,28 +93,22 @@ impl ModelStore {
         seen: &mut Option<Seen>,
     ) -> Result<Option<ModelVersion>> {
         selector.check()?;
-        let Some(path) = decider(selector) else {
-            return self.poll_anew(selector, None, seen).await;
+        let known = seen.as_ref().and_then(|seen| seen.basis.as_ref());
+        let probed = match known {
+            None => None,
+            Some(basis) => match self.probe(basis).await? {
+                Probe::Same => return Ok(None),
+                Probe::Other(now) => Some(now),
+            },
         };
-        let known = seen.as_ref().and_then(|seen| seen.etag.as_deref());
-        match self.fetch(STAGE, &path, known).await? {
-            Fetched::NotModified => Ok(None),
-            Fetched::Found { etag, .. } => self.poll_anew(selector, etag, seen).await,
-            Fetched::Missing => self.poll_anew(selector, None, seen).await,
-        }
-    }
-
-    /// Resolves, and compares the outcome with what was seen. If the pointer moves between the two
-    /// requests, the older tag is kept, and the next poll looks again: late, never lost.
-    async fn poll_anew(
-        &self,
-        selector: &Selector,
-        etag: Option<String>,
-        seen: &mut Option<Seen>,
-    ) -> Result<Option<ModelVersion>> {
-        let model = self.resolve(selector).await?;
+        let (model, basis) = self.decide(selector).await?;
         let now = Seen {
-            etag,
+            // What was probed came before the answer: what changes in between is seen by the next
+            // poll, late and not lost.
+            basis: Some(match probed {
+                Some(earlier) => basis.as_of(earlier),
+                None => basis,
+            }),
             version: model.version().to_owned(),
             tree_digest: model.tree_digest().to_owned(),
         };
@@ -124,7 +122,8 @@ impl ModelStore {
     /// Every new selected version, as it appears, starting with the present one unless it was
     /// `seen` before.
     ///
-    /// A failure that may pass, and a model that is not there yet, are given out and followed by
+    /// A failure that may pass, a model that is not there yet or not complete, and a pointer to a
+    /// retracted one are given out and followed by
     /// the next look, after a growing pause; any other error ends the stream. Must be polled
     /// within a Tokio runtime with time enabled.
     pub fn watch(
@@ -146,7 +145,7 @@ impl ModelStore {
                     }
                     Err(error) => {
                         failures = failures.saturating_add(1);
-                        let fatal = !error.is_retryable() && error.kind() != ErrorKind::NotFound;
+                        let fatal = is_final(&error);
                         yield Err(error);
                         if fatal {
                             return;
@@ -160,14 +159,24 @@ impl ModelStore {
     }
 }
 
-/// The document whose tag tells whether the selector's answer changed.
-fn decider(selector: &Selector) -> Option<String> {
-    match selector {
-        Selector::Latest => Some(LATEST.to_owned()),
-        Selector::Alias(alias) => Some(alias_path(alias)),
-        Selector::Version(version) => Some(manifest_path(version)),
-        Selector::Digest(_) => None,
-    }
+/// Whether an error is of no passing kind. A model that is not there yet may come, and the pointer
+/// to one that was taken back may move on.
+fn is_final(error: &Error) -> bool {
+    let waits = matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Retracted);
+    !error.is_retryable() && !waits
+}
+
+/// As [`ModelStore::watch`], of a reference: opens its store, and watches for what it selects.
+///
+/// # Errors
+/// Those of [`ModelStore::open`].
+pub fn watch(
+    reference: &ModelRef,
+    store: &StoreOptions,
+    options: WatchOptions,
+) -> Result<BoxStream<'static, Result<ModelVersion>>> {
+    let store = ModelStore::open(&reference.url, store)?;
+    Ok(store.watch(reference.selector.clone(), None, options))
 }
 
 /// A number that differs between processes and calls; nothing depends on its quality.

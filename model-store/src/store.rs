@@ -1,6 +1,7 @@
 //! `ModelStore`: the versions of one model in some object store, and its basic requests.
 
 use std::fmt;
+use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -10,9 +11,10 @@ use object_store::path::Path;
 use object_store::{GetOptions, GetResult, ObjectMeta, ObjectStore, ObjectStoreExt};
 
 use crate::backend::{self, Opened};
-use crate::cause::{Site, place_is_missing};
+use crate::cause::{Site, find, place_is_missing};
 use crate::error::{Error, Result};
 use crate::options::StoreOptions;
+use crate::resolve::ResolveOptions;
 use crate::store_url::{Scheme, StoreUrl};
 use crate::transport::Governor;
 
@@ -33,6 +35,7 @@ const MAX_DOCUMENT: u64 = 16 << 20;
 #[derive(Clone)]
 pub struct ModelStore(Arc<Inner>);
 
+#[derive(Clone)]
 struct Inner {
     url: StoreUrl,
     store: Arc<dyn ObjectStore>,
@@ -43,6 +46,7 @@ struct Inner {
     own: bool,
     root: Path,
     site: Site,
+    resolving: ResolveOptions,
 }
 
 /// The answer to a conditional read of a small document.
@@ -90,6 +94,7 @@ impl ModelStore {
             own: true,
             root,
             site: opened.site,
+            resolving: ResolveOptions::default(),
         })))
     }
 
@@ -109,7 +114,22 @@ impl ModelStore {
             own: false,
             root: prefix,
             site,
+            resolving: ResolveOptions::default(),
         }))
+    }
+
+    /// The same store, resolving by these options.
+    #[must_use]
+    pub fn with_resolve_options(&self, options: ResolveOptions) -> Self {
+        Self(Arc::new(Inner {
+            resolving: options,
+            ..self.0.as_ref().clone()
+        }))
+    }
+
+    /// How this store resolves.
+    pub(crate) fn resolving(&self) -> &ResolveOptions {
+        &self.0.resolving
     }
 
     /// Where the model's versions live.
@@ -185,16 +205,30 @@ impl ModelStore {
         path: &str,
         unless: Option<&str>,
     ) -> Result<Fetched> {
+        let found = self.fetch_stored(stage, path, unless).await;
+        found.map(|(found, _)| found)
+    }
+
+    /// As [`fetch`](Self::fetch), with the store's own version of the object, where it keeps them.
+    pub(crate) async fn fetch_stored(
+        &self,
+        stage: &'static str,
+        path: &str,
+        unless: Option<&str>,
+    ) -> Result<(Fetched, Option<String>)> {
         let options = GetOptions {
             if_none_match: unless.map(str::to_owned),
             ..GetOptions::default()
         };
         match self.0.store.get_opts(&self.key(path)?, options).await {
-            Ok(found) => self.collect(stage, path, found).await,
-            Err(object_store::Error::NotModified { .. }) => Ok(Fetched::NotModified),
+            Ok(found) => {
+                let version = found.meta.version.clone();
+                Ok((self.collect(stage, path, found).await?, version))
+            }
+            Err(object_store::Error::NotModified { .. }) => Ok((Fetched::NotModified, None)),
             Err(error) => self
                 .missing_or(stage, path, &error)
-                .map(|()| Fetched::Missing),
+                .map(|()| (Fetched::Missing, None)),
         }
     }
 
@@ -237,7 +271,12 @@ impl ModelStore {
         path: &str,
         error: &object_store::Error,
     ) -> Result<()> {
-        let not_found = matches!(error, object_store::Error::NotFound { .. });
+        // A path below a file of a directory store is as missing as one below nothing.
+        let below_file = || {
+            find::<io::Error>(error)
+                .is_some_and(|error| error.kind() == io::ErrorKind::NotADirectory)
+        };
+        let not_found = matches!(error, object_store::Error::NotFound { .. }) || below_file();
         if not_found && !place_is_missing(error) {
             Ok(())
         } else {

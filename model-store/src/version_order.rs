@@ -2,6 +2,37 @@
 
 use std::cmp::Ordering;
 
+use crate::names::check_version;
+
+/// So many digits in a row are a date or a timestamp, and no version counts so far.
+const TIMESTAMP: usize = 8;
+
+/// How versions are named.
+#[derive(Debug, PartialEq, Eq)]
+enum Scheme {
+    /// `1.4.2`, `v3`: by the rules of semantic versions.
+    Numbers,
+    /// `2026-01-31` or `run-9`: the same text around numbers, each written `#`.
+    Shape(String),
+}
+
+/// Whether the versions have a common order: all are numbers, or all have the same shape.
+pub(crate) fn is_one_scheme(versions: &[String]) -> bool {
+    let mut schemes = versions.iter().map(|version| Key::new(version).scheme());
+    let first = schemes.next();
+    schemes.all(|scheme| Some(&scheme) == first.as_ref())
+}
+
+/// Whether a folder of this name, beside others, is a version and not a part of a model: numbers,
+/// dates and timestamps are.
+pub(crate) fn looks_like_version(name: &str) -> bool {
+    let is_date = || {
+        let starts = name.starts_with(|c: char| c.is_ascii_digit());
+        starts && shape(name).chars().all(|c| "#-_.+TZ".contains(c))
+    };
+    check_version(name).is_ok() && (Key::new(name).is_numbered() || is_date())
+}
+
 /// A version split for comparison; borrows the text it was made from.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Key<'a> {
@@ -45,14 +76,18 @@ impl<'a> Key<'a> {
         }
     }
 
-    /// The version as it is written.
-    pub(crate) fn text(&self) -> &'a str {
-        self.text
+    /// Whether the version is numbered, and so has a place in the order of semantic versions.
+    fn is_numbered(&self) -> bool {
+        !self.numbers.is_empty()
     }
 
-    /// Whether the version is numbered, and so has a place in the order of semantic versions.
-    pub(crate) fn is_numbered(&self) -> bool {
-        !self.numbers.is_empty()
+    /// What the version has in common with those it can be compared with.
+    fn scheme(&self) -> Scheme {
+        match self.numbers.as_slice() {
+            [one] if one.len() >= TIMESTAMP => Scheme::Shape("#".into()),
+            [] => Scheme::Shape(shape(self.text)),
+            _ => Scheme::Numbers,
+        }
     }
 
     /// Whether the version is marked as not yet released, such as `2.0.0-rc.1`.
@@ -152,6 +187,18 @@ fn compare_natural(mut a: &str, mut b: &str) -> Ordering {
     a.len().cmp(&b.len())
 }
 
+/// A text with every run of digits written as `#`.
+fn shape(text: &str) -> String {
+    let mut shape = String::new();
+    for c in text.chars() {
+        let c = if c.is_ascii_digit() { '#' } else { c };
+        if c != '#' || !shape.ends_with('#') {
+            shape.push(c);
+        }
+    }
+    shape
+}
+
 fn digits(text: &str) -> &str {
     let end = text
         .bytes()
@@ -211,6 +258,54 @@ mod tests {
                 (pre, numbered),
                 "{version}"
             );
+        }
+    }
+
+    #[test]
+    fn only_versions_of_one_scheme_have_an_order() {
+        for (versions, one) in [
+            (vec!["1.0.0", "v2", "3"], true),
+            (vec!["2026-01-31", "2026-02-01"], true),
+            (vec!["20260131", "20260201"], true),
+            (vec!["20260131T1200", "20260201T0900"], true),
+            (vec!["run-9", "run-10"], true),
+            (vec!["champion"], true),
+            (vec![], true),
+            (vec!["1.0.0", "20260131"], false),
+            (vec!["20260131", "2026-01-31"], false),
+            (vec!["1.0.0", "2026-01-31"], false),
+            (vec!["run-9", "run-x"], false),
+            (vec!["champion", "baseline"], false),
+        ] {
+            let names: Vec<String> = versions.iter().map(|&v| v.to_owned()).collect();
+            assert_eq!(is_one_scheme(&names), one, "{versions:?}");
+        }
+    }
+
+    #[test]
+    fn folders_that_are_versions() {
+        for name in [
+            "1",
+            "v2",
+            "1.4.2",
+            "2026-01-31",
+            "1.0.0-rc.1",
+            "20260131T0100Z",
+            "2026-01-31_12-00",
+        ] {
+            assert!(looks_like_version(name), "{name}");
+        }
+        for name in [
+            "variables",
+            "run-9",
+            "vocab",
+            "",
+            "1 2",
+            "onnx",
+            "v",
+            "\u{661}",
+        ] {
+            assert!(!looks_like_version(name), "{name}");
         }
     }
 

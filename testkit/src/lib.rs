@@ -28,4 +28,4 @@ pub use referrers_registry::ReferrersRegistry;
 pub use scratch::Scratch;
 pub use token_issuer::TokenIssuer;
 pub use tool::Tool;
-pub use versitygw::Versitygw;
+pub use versitygw::{StoppedVersitygw, Versitygw};

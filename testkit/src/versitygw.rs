@@ -18,24 +18,27 @@ pub struct Versitygw {
     secret_key: String,
 }
 
-impl Versitygw {
-    /// Starts an S3 service.
+/// An S3 service that does not run: its port, credentials and objects are kept.
+pub struct StoppedVersitygw {
+    scratch: Scratch,
+    port: u16,
+    access_key: String,
+    secret_key: String,
+}
+
+impl StoppedVersitygw {
+    /// Starts the service, with the same endpoint and objects as before.
     ///
     /// # Errors
     /// When the program is not built, or does not start.
-    pub async fn start() -> Result<Self, Missing> {
-        retry_taken(Self::try_start).await
-    }
-
-    async fn try_start() -> Result<Self, Missing> {
+    pub async fn start(self) -> Result<Versitygw, Missing> {
         let program = tool::path(Tool::Versitygw)?;
-        let scratch = Scratch::new().map_err(broken)?;
-        let (data, versions) = (scratch.join("data"), scratch.join("versions"));
-        std::fs::create_dir(&data).map_err(broken)?;
-        std::fs::create_dir(&versions).map_err(broken)?;
-        let port = free_port();
-        let access_key = format!("AK{}", hex::encode_upper(rand::random::<[u8; 9]>()));
-        let secret_key = hex::encode(rand::random::<[u8; 20]>());
+        let Self {
+            scratch,
+            port,
+            access_key,
+            secret_key,
+        } = self;
         let mut process = Launch::new("versitygw", program)?
             .args([
                 "--port",
@@ -44,7 +47,7 @@ impl Versitygw {
                 "/health",
             ])
             .args(["--region", REGION, "posix", "--versioning-dir"])
-            .args([&versions, &data])
+            .args([scratch.join("versions"), scratch.join("data")])
             .env("ROOT_ACCESS_KEY", &access_key)
             .env("ROOT_SECRET_KEY", &secret_key)
             .current_dir(scratch.path())
@@ -59,13 +62,63 @@ impl Versitygw {
                 .is_ok_and(|answer| answer.status().is_success())
         };
         process.wait_ready(Duration::from_secs(30), healthy).await?;
-        Ok(Self {
+        Ok(Versitygw {
             process,
             scratch,
             port,
             access_key,
             secret_key,
         })
+    }
+}
+
+impl fmt::Debug for StoppedVersitygw {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StoppedVersitygw")
+            .field("port", &self.port)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Versitygw {
+    /// Starts an S3 service.
+    ///
+    /// # Errors
+    /// When the program is not built, or does not start.
+    pub async fn start() -> Result<Self, Missing> {
+        retry_taken(Self::try_start).await
+    }
+
+    async fn try_start() -> Result<Self, Missing> {
+        let scratch = Scratch::new().map_err(broken)?;
+        for folder in ["data", "versions"] {
+            std::fs::create_dir(scratch.join(folder)).map_err(broken)?;
+        }
+        let stopped = StoppedVersitygw {
+            scratch,
+            port: free_port(),
+            access_key: format!("AK{}", hex::encode_upper(rand::random::<[u8; 9]>())),
+            secret_key: hex::encode(rand::random::<[u8; 20]>()),
+        };
+        stopped.start().await
+    }
+
+    /// Ends the service, which can be started again where it was.
+    pub fn stop(self) -> StoppedVersitygw {
+        let Self {
+            process,
+            scratch,
+            port,
+            access_key,
+            secret_key,
+        } = self;
+        process.stop();
+        StoppedVersitygw {
+            scratch,
+            port,
+            access_key,
+            secret_key,
+        }
     }
 
     /// The endpoint, `http://127.0.0.1:PORT`; buckets are the first segment of the path.

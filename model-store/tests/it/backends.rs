@@ -5,7 +5,7 @@ use std::sync::Arc;
 use modelship_model_store::{ModelStore, StoreOptions, StoreUrl};
 use modelship_testkit::{Azurite, Versitygw, need};
 use object_store::ObjectStore;
-use object_store::aws::AmazonS3Builder;
+use object_store::aws::{AmazonS3, AmazonS3Builder};
 use object_store::azure::MicrosoftAzureBuilder;
 use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
@@ -34,11 +34,10 @@ fn backend(root: StoreUrl, options: StoreOptions, raw: Arc<dyn ObjectStore>) -> 
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn memory() {
+pub(crate) fn memory_backend() -> Backend {
     let raw: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
     let shared = Arc::clone(&raw);
-    all(&Backend {
+    Backend {
         open: Box::new(move |model| {
             let url = format!("memory://{model}").parse().unwrap();
             ModelStore::with_object_store(
@@ -49,20 +48,27 @@ async fn memory() {
         }),
         raw,
         prefix: Box::new(|model| format!("m/{model}")),
-    })
-    .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn memory() {
+    all(&memory_backend()).await;
+}
+
+pub(crate) fn directory_backend(dir: &std::path::Path) -> Backend {
+    let root = StoreUrl::from_dir(&dir.join("with space @#%"), "models").unwrap();
+    backend(
+        root,
+        StoreOptions::default(),
+        Arc::new(LocalFileSystem::new()),
+    )
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn directory() {
     let dir = tempfile::tempdir().unwrap();
-    let root = StoreUrl::from_dir(&dir.path().join("with space @#%"), "models").unwrap();
-    all(&backend(
-        root,
-        StoreOptions::default(),
-        Arc::new(LocalFileSystem::new()),
-    ))
-    .await;
+    all(&directory_backend(dir.path())).await;
 }
 
 pub(crate) fn azurite_options(azurite: &Azurite) -> StoreOptions {
@@ -72,14 +78,9 @@ pub(crate) fn azurite_options(azurite: &Azurite) -> StoreOptions {
     ])
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn azure() {
-    let Some(azurite) = need(Azurite::start().await) else {
-        return;
-    };
-    if need(azurite.create_container("models").await).is_none() {
-        return;
-    }
+pub(crate) async fn azure_backend() -> Option<(Azurite, Backend)> {
+    let azurite = need(Azurite::start().await)?;
+    need(azurite.create_container("models").await)?;
     let raw = MicrosoftAzureBuilder::new()
         .with_account(azurite.account())
         .with_access_key(azurite.key())
@@ -91,7 +92,15 @@ async fn azure() {
     let root = format!("az://models.{}/team/vision", azurite.account())
         .parse()
         .unwrap();
-    all(&backend(root, azurite_options(&azurite), Arc::new(raw))).await;
+    let backend = backend(root, azurite_options(&azurite), Arc::new(raw));
+    Some((azurite, backend))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn azure() {
+    if let Some((_azurite, backend)) = azure_backend().await {
+        all(&backend).await;
+    }
 }
 
 pub(crate) fn s3_options(server: &Versitygw) -> StoreOptions {
@@ -103,23 +112,31 @@ pub(crate) fn s3_options(server: &Versitygw) -> StoreOptions {
     ])
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn s3() {
-    let Some(server) = need(Versitygw::start().await) else {
-        return;
-    };
-    if need(server.create_bucket("models").await).is_none() {
-        return;
-    }
-    let raw = AmazonS3Builder::new()
+pub(crate) async fn s3_backend() -> Option<(Versitygw, Backend)> {
+    let server = need(Versitygw::start().await)?;
+    need(server.create_bucket("models").await)?;
+    let raw = s3_raw(&server, "models");
+    let root = "s3://models/team/vision".parse().unwrap();
+    let backend = backend(root, s3_options(&server), Arc::new(raw));
+    Some((server, backend))
+}
+
+/// The objects of a bucket, as they are.
+pub(crate) fn s3_raw(server: &Versitygw, bucket: &str) -> AmazonS3 {
+    AmazonS3Builder::new()
         .with_endpoint(server.endpoint())
         .with_region(server.region())
         .with_access_key_id(server.access_key())
         .with_secret_access_key(server.secret_key())
         .with_allow_http(true)
-        .with_bucket_name("models")
+        .with_bucket_name(bucket)
         .build()
-        .unwrap();
-    let root = "s3://models/team/vision".parse().unwrap();
-    all(&backend(root, s3_options(&server), Arc::new(raw))).await;
+        .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s3() {
+    if let Some((_server, backend)) = s3_backend().await {
+        all(&backend).await;
+    }
 }

@@ -25,6 +25,19 @@ impl Backend {
         self.raw.put(&key, bytes.into()).await.unwrap();
     }
 
+    pub(crate) async fn get(&self, model: &str, path: &str) -> Vec<u8> {
+        let key = Path::parse(format!("{}/{path}", (self.prefix)(model))).unwrap();
+        let found = self.raw.get(&key).await.unwrap();
+        found.bytes().await.unwrap().to_vec()
+    }
+
+    /// When an object was last changed, as RFC 3339 has it.
+    pub(crate) async fn modified(&self, model: &str, path: &str) -> String {
+        let key = Path::parse(format!("{}/{path}", (self.prefix)(model))).unwrap();
+        let meta = self.raw.head(&key).await.unwrap();
+        meta.last_modified.to_rfc3339()
+    }
+
     pub(crate) async fn delete(&self, model: &str, path: &str) {
         let key = Path::parse(format!("{}/{path}", (self.prefix)(model))).unwrap();
         self.raw.delete(&key).await.unwrap();

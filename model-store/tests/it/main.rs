@@ -7,11 +7,17 @@
     reason = "a test that cannot go on stops where it is"
 )]
 
+mod access;
 mod backends;
 mod conformance;
 mod engine;
+mod counting;
 mod failures;
 mod fixtures;
+mod foreign;
 mod governance;
 mod model_based;
 mod signing;
+mod odd_keys;
+mod requests;
+mod watching;

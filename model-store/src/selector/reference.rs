@@ -1,92 +1,13 @@
-//! `Selector` and `ModelRef`: which version of which model.
+//! `ModelRef`: a model and a version of it, as a person writes it.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::{FORMS, STAGE, Selector};
 use crate::error::{Error, Result};
-use crate::names::{check_name, check_sha256, check_version};
 use crate::store_url::{StoreUrl, redact};
-
-const STAGE: &str = "parse model reference";
-
-/// Which version of a model is meant.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-#[non_exhaustive]
-pub enum Selector {
-    /// `latest`: what `latest.json` names, else the highest released version.
-    #[default]
-    Latest,
-    /// `1.4.2`: exactly this version.
-    Version(String),
-    /// `alias:prod`: what the alias names.
-    Alias(String),
-    /// `sha256:…`: the version whose tree has this digest.
-    Digest(String),
-}
-
-impl Selector {
-    /// Checks the text inside, which a caller may have written by hand.
-    pub(crate) fn check(&self) -> Result<()> {
-        let checked = match self {
-            Self::Latest => Ok(()),
-            Self::Version(version) => check_version(version),
-            Self::Alias(alias) => check_name(alias),
-            Self::Digest(digest) => digest
-                .strip_prefix("sha256:")
-                .ok_or_else(|| "a digest starts with `sha256:`".to_owned())
-                .and_then(check_sha256),
-        };
-        checked.map_err(|detail| {
-            Error::invalid(STAGE, self.to_string(), detail)
-                .with_hint("write latest, a version such as 1.4.2, alias:NAME or sha256:HEX")
-        })
-    }
-}
-
-impl FromStr for Selector {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        let selector = if text == "latest" {
-            Self::Latest
-        } else if let Some(alias) = text.strip_prefix("alias:") {
-            Self::Alias(alias.to_owned())
-        } else if text.starts_with("sha256:") {
-            Self::Digest(text.to_owned())
-        } else {
-            Self::Version(text.to_owned())
-        };
-        selector.check()?;
-        Ok(selector)
-    }
-}
-
-impl fmt::Display for Selector {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Latest => f.write_str("latest"),
-            Self::Alias(alias) => write!(f, "alias:{alias}"),
-            Self::Version(text) | Self::Digest(text) => f.write_str(text),
-        }
-    }
-}
-
-impl TryFrom<String> for Selector {
-    type Error = Error;
-
-    fn try_from(text: String) -> Result<Self> {
-        text.parse()
-    }
-}
-
-impl From<Selector> for String {
-    fn from(selector: Selector) -> Self {
-        selector.to_string()
-    }
-}
 
 /// A model and a version of it, as a person writes it: `az://models.acme/digits@1.4.2`.
 ///
@@ -105,8 +26,8 @@ impl FromStr for ModelRef {
 
     fn from_str(text: &str) -> Result<Self> {
         let start = text.find("://").map_or(0, |at| at + 3);
-        // An `@` before the first slash is user info, which the url parser refuses by name. Only
-        // `memory://` has its path right there.
+        // An `@` before the first slash is user info, which the url parser refuses by name, or the
+        // container of `abfss://`. Only `memory://` has its path right there.
         let path = if text.starts_with("memory://") {
             start
         } else {
@@ -121,7 +42,7 @@ impl FromStr for ModelRef {
                         redact(url),
                         "what follows `@` is not a selector",
                     )
-                    .with_hint("write latest, a version such as 1.4.2, alias:NAME or sha256:HEX"));
+                    .with_hint(FORMS));
                 }
                 Ok(Self {
                     url: url.parse()?,
@@ -159,6 +80,7 @@ impl From<ModelRef> for String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::selector::tests::selectors;
     use proptest::prelude::*;
 
     #[test]
@@ -170,6 +92,14 @@ mod tests {
             (
                 "file:///srv/digits@alias:prod",
                 Selector::Alias("prod".into()),
+            ),
+            (
+                "abfss://models@acme.dfs.core.windows.net/digits@^1.4",
+                Selector::Range("^1.4".into()),
+            ),
+            (
+                "https://acme.blob.core.windows.net/models/digits@before:2026-11-01T01:00:00+01:00",
+                Selector::Before("2026-11-01T00:00:00Z".into()),
             ),
         ] {
             let reference: ModelRef = text.parse().unwrap();
@@ -200,17 +130,6 @@ mod tests {
         assert!(!format!("{error:?}").contains("SECRET"));
     }
 
-    fn selectors() -> impl Strategy<Value = Selector> {
-        prop_oneof![
-            Just(Selector::Latest),
-            "[a-zA-Z0-9][a-zA-Z0-9._+-]{0,20}"
-                .prop_filter("reserved", |v| v != "latest")
-                .prop_map(Selector::Version),
-            "[a-zA-Z0-9][a-zA-Z0-9._+-]{0,20}".prop_map(Selector::Alias),
-            "[0-9a-f]{64}".prop_map(|hex| Selector::Digest(format!("sha256:{hex}"))),
-        ]
-    }
-
     proptest! {
         #[test]
         fn round_trip(selector in selectors(), name in "[a-z0-9]{1,8}") {
@@ -223,7 +142,6 @@ mod tests {
 
         #[test]
         fn never_panics(text in "\\PC{0,40}") {
-            let _ = text.parse::<Selector>();
             let _ = text.parse::<ModelRef>();
             let _ = format!("memory://{text}").parse::<ModelRef>();
         }

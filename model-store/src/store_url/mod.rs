@@ -1,5 +1,7 @@
 //! `StoreUrl`: where the versions of one model live, as a person writes it.
 
+mod azure;
+
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -8,10 +10,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::names::{check_name, check_segment};
+use azure::{Cloud, Place};
 
 const STAGE: &str = "parse store url";
-const FORMS: &str =
-    "write az://CONTAINER.ACCOUNT/NAME, s3://BUCKET/NAME, file:///DIRECTORY/NAME or memory://NAME";
+const FORMS: &str = "write az://CONTAINER.ACCOUNT/NAME, \
+     https://ACCOUNT.blob.core.windows.net/CONTAINER/NAME, \
+     abfss://CONTAINER@ACCOUNT.dfs.core.windows.net/NAME, s3://BUCKET/NAME, file:///DIRECTORY/NAME \
+     or memory://NAME";
 
 /// The kind of store behind a [`StoreUrl`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -45,6 +50,13 @@ impl Scheme {
 /// `file:///ABSOLUTE/NAME`, `memory://NAME`. Account and bucket are always written out, never
 /// guessed. It carries no credential: user info and queries are refused.
 ///
+/// The addresses that the Azure portal and Spark show are read too:
+/// `https://ACCOUNT.blob.core.windows.net/CONTAINER/PREFIX…/NAME` (or `.dfs.`) and
+/// `abfss://CONTAINER@ACCOUNT.dfs.core.windows.net/PREFIX…/NAME`. They become the `az://` form, so
+/// that one place has one name. In the clouds of the US government (`core.usgovcloudapi.net`) and
+/// of China (`core.chinacloudapi.cn`) the `https://` form stays, because it names the cloud; the
+/// endpoint and the login service follow from it.
+///
 /// ```
 /// use modelship_model_store::StoreUrl;
 /// let url: StoreUrl = "az://models.acme/teams/vision/digits".parse()?;
@@ -60,6 +72,8 @@ pub struct StoreUrl {
     container: String,
     /// Azure account; empty for the other schemes.
     account: String,
+    /// Azure's cloud; the public one for the other schemes.
+    cloud: Cloud,
     /// Decoded segments joined by `/`, no slash at either end; the last one is the model's name.
     path: String,
 }
@@ -122,7 +136,7 @@ impl StoreUrl {
             .filter(|s| !s.is_empty())
             .chain([name])
             .collect::<Vec<_>>();
-        Self::from_segments(Scheme::File, String::new(), String::new(), &segments)
+        Self::from_segments(Scheme::File, Place::none(), &segments)
             .map_err(|detail| Error::invalid(STAGE, object, detail))
     }
 
@@ -131,23 +145,30 @@ impl StoreUrl {
         (self.scheme == Scheme::File).then(|| PathBuf::from(format!("/{}", self.path)))
     }
 
-    fn from_segments(
-        scheme: Scheme,
-        container: String,
-        account: String,
-        segments: &[&str],
-    ) -> Result<Self, String> {
+    /// The blob endpoint, where it does not follow from the account alone: outside the public
+    /// cloud.
+    pub(crate) fn azure_endpoint(&self) -> Option<String> {
+        let (account, suffix) = (self.account()?, self.cloud.suffix());
+        (self.cloud != Cloud::Public).then(|| format!("https://{account}.blob.{suffix}"))
+    }
+
+    /// The login service of the account's cloud, outside the public one.
+    pub(crate) fn azure_authority(&self) -> Option<&'static str> {
+        (self.cloud != Cloud::Public).then(|| self.cloud.authority())
+    }
+
+    fn from_segments(scheme: Scheme, place: Place, segments: &[&str]) -> Result<Self, String> {
         let name = segments.last().ok_or("the model's name is missing")?;
         check_name(name).map_err(|detail| format!("in the model's name, {detail}"))?;
         segments
             .iter()
             .try_for_each(|segment| check_segment(segment))?;
-        let path = segments.join("/");
         Ok(Self {
             scheme,
-            container,
-            account,
-            path,
+            container: place.container,
+            account: place.account,
+            cloud: place.cloud,
+            path: segments.join("/"),
         })
     }
 
@@ -159,52 +180,36 @@ impl StoreUrl {
             );
         }
         let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
-        if authority.contains('@') {
+        if authority.contains('@') && scheme != "abfss" {
             return Err("user info is not allowed; credentials go into the options".into());
         }
-        let (scheme, container, account) = match scheme {
-            "az" => parse_azure_authority(authority)?,
+        let (scheme, place, path) = match scheme {
+            "az" => (Scheme::Azure, azure::short(authority)?, path),
+            "abfss" => (Scheme::Azure, azure::abfss(authority)?, path),
+            "https" => {
+                let (place, path) = azure::https(authority, path)?;
+                (Scheme::Azure, place, path)
+            }
             "s3" => (
                 Scheme::S3,
-                check_bucket(authority, "bucket", ".-")?,
-                String::new(),
+                Place::bucket(check_bucket(authority, "bucket", ".-")?),
+                path,
             ),
             "file" if !authority.is_empty() => {
                 return Err("a file url needs an absolute path and no host".into());
             }
-            "file" => (Scheme::File, String::new(), String::new()),
-            "memory" => (Scheme::Memory, String::new(), String::new()),
+            "file" => (Scheme::File, Place::none(), path),
+            "memory" => (Scheme::Memory, Place::none(), rest),
             _ => return Err("the scheme is unknown".into()),
         };
-        let path = if scheme == Scheme::Memory { rest } else { path };
         let path = path.strip_suffix('/').unwrap_or(path);
         if path.is_empty() {
             return Err("the model's name is missing".into());
         }
         let segments = path.split('/').map(decode).collect::<Result<Vec<_>, _>>()?;
-        Self::from_segments(
-            scheme,
-            container,
-            account,
-            &segments.iter().map(String::as_str).collect::<Vec<_>>(),
-        )
+        let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
+        Self::from_segments(scheme, place, &segments)
     }
-}
-
-fn parse_azure_authority(authority: &str) -> Result<(Scheme, String, String), String> {
-    let (container, account) = authority
-        .split_once('.')
-        .ok_or("the account is missing: write CONTAINER.ACCOUNT")?;
-    // Rules of the service: accounts have 3 to 24 lower-case letters and digits.
-    let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
-    if !(3..=24).contains(&account.len()) || !account.chars().all(good) {
-        return Err("the account must be 3 to 24 lower-case letters and digits".into());
-    }
-    Ok((
-        Scheme::Azure,
-        check_bucket(container, "container", "-")?,
-        account.into(),
-    ))
 }
 
 /// Names of buckets and containers: 3 to 63 of lower-case letters, digits and `extra`.
@@ -284,12 +289,13 @@ impl FromStr for StoreUrl {
 
 impl fmt::Display for StoreUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}://", self.scheme.as_str())?;
-        match self.scheme {
-            Scheme::Azure => write!(f, "{}.{}/", self.container, self.account)?,
-            Scheme::S3 => write!(f, "{}/", self.container)?,
-            Scheme::File => f.write_str("/")?,
-            Scheme::Memory => {}
+        let scheme = self.scheme.as_str();
+        match (self.scheme, self.azure_endpoint()) {
+            (Scheme::Azure, Some(endpoint)) => write!(f, "{endpoint}/{}/", self.container)?,
+            (Scheme::Azure, None) => write!(f, "{scheme}://{}.{}/", self.container, self.account)?,
+            (Scheme::S3, _) => write!(f, "{scheme}://{}/", self.container)?,
+            (Scheme::File, _) => write!(f, "{scheme}:///")?,
+            (Scheme::Memory, _) => write!(f, "{scheme}://")?,
         }
         encode(&self.path, f)
     }
@@ -340,8 +346,73 @@ mod tests {
     }
 
     #[test]
+    fn one_place_has_one_name() {
+        let az = "az://models.acme/a%20b/digits";
+        for text in [
+            "https://acme.blob.core.windows.net/models/a%20b/digits",
+            "https://ACME.Blob.core.windows.net/models/a b/digits/",
+            "https://acme.dfs.core.windows.net/models/a%20b/digits",
+            "abfss://models@acme.dfs.core.windows.net/a%20b/digits",
+        ] {
+            let url: StoreUrl = text.parse().unwrap();
+            assert_eq!(url, az.parse().unwrap(), "{text}");
+            assert_eq!(url.to_string(), az);
+            assert_eq!(url.azure_endpoint(), None);
+        }
+    }
+
+    #[test]
+    fn a_sovereign_cloud_is_not_lost() {
+        let canonical = "https://acme.blob.core.usgovcloudapi.net/models/digits";
+        for text in [
+            canonical,
+            "https://acme.dfs.core.usgovcloudapi.net/models/digits",
+            "abfss://models@acme.dfs.core.usgovcloudapi.net/digits",
+        ] {
+            let url: StoreUrl = text.parse().unwrap();
+            assert_eq!(url.to_string(), canonical);
+            assert_eq!(url.to_string().parse::<StoreUrl>().unwrap(), url);
+            assert_ne!(url, "az://models.acme/digits".parse().unwrap());
+            assert_eq!(
+                (url.container(), url.account(), url.path()),
+                (Some("models"), Some("acme"), "digits")
+            );
+            let deeper = url.join("x").unwrap().to_string();
+            assert_eq!(deeper, format!("{canonical}/x"));
+            assert_eq!(
+                url.azure_endpoint().as_deref(),
+                Some("https://acme.blob.core.usgovcloudapi.net")
+            );
+            assert!(url.azure_authority().unwrap().ends_with(".us"));
+        }
+        let china: StoreUrl = "https://acme.blob.core.chinacloudapi.cn/models/digits"
+            .parse()
+            .unwrap();
+        assert!(china.azure_endpoint().unwrap().ends_with(".cn"));
+    }
+
+    #[test]
     fn refuses_with_a_reason() {
         for (text, reason) in [
+            ("https://example.invalid/models/digits", "known cloud"),
+            (
+                "https://acme.blob.core.windows.net.invalid/models/digits",
+                "known cloud",
+            ),
+            (
+                "https://acme.blob.core.windows.net:8443/models/digits",
+                "port",
+            ),
+            ("https://blob.core.windows.net/models/digits", "known cloud"),
+            ("https://a.b.blob.core.windows.net/models/digits", "account"),
+            ("https://acme.blob.core.windows.net/models", "name"),
+            ("https://acme.blob.core.windows.net//digits", "container"),
+            ("http://acme.blob.core.windows.net/models/digits", "scheme"),
+            ("abfss://acme.dfs.core.windows.net/digits", "container"),
+            (
+                "abfss://models@acme.blob.core.windows.net/digits",
+                "known cloud",
+            ),
             ("digits", "`://`"),
             ("ftp://x/digits", "scheme"),
             ("az://models/digits", "account"),
@@ -365,6 +436,10 @@ mod tests {
             "az://me:SECRET@models.acme/digits",
             "az://models.acme/digits?sv=1&sig=SECRET",
             "memory://a:SECRET@b",
+            "https://acme.blob.core.windows.net/models/digits?sv=1&sig=SECRET",
+            "https://me:SECRET@acme.blob.core.windows.net/models/digits",
+            "abfss://models:SECRET@acme.dfs.core.windows.net/digits",
+            "abfss://models@acme.dfs.core.windows.net/digits?sig=SECRET",
         ] {
             let error = text.parse::<StoreUrl>().unwrap_err();
             assert!(
@@ -394,7 +469,7 @@ mod tests {
         }
 
         #[test]
-        fn never_panics(text in "\\PC{0,60}", scheme in "(az|s3|file|memory)") {
+        fn never_panics(text in "\\PC{0,60}", scheme in "(az|s3|file|memory|https|abfss)") {
             let _ = text.parse::<StoreUrl>();
             let _ = format!("{scheme}://{text}").parse::<StoreUrl>();
         }
