@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod backend;
+mod cache;
 mod cause;
 mod connection_string;
 mod error;
@@ -22,6 +23,9 @@ mod store_url;
 mod upload;
 mod version_order;
 
+pub use cache::{
+    Arriving, CachedModel, FetchEvent, FetchOptions, FetchProgress, Fetching, ModelCache, Trimmed,
+};
 pub use error::{BoxError, Error, ErrorKind, Result};
 pub use model::{ModelFile, ModelVersion, Trust};
 pub use options::StoreOptions;

@@ -8,6 +8,9 @@
 )]
 
 mod backends;
+mod cached;
 mod conformance;
+mod counted;
 mod failures;
 mod fixtures;
+mod killed;

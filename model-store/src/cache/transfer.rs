@@ -1,0 +1,188 @@
+//! One content on its way from the store into the cache.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use super::arriving::Place;
+use super::content::SMALL;
+use super::inlet::{Batch, Inlet};
+use super::lock::{FileLock, Share};
+use super::meter::Meter;
+use super::options::FetchEvent;
+use super::partial::{Checkpoints, Partial, Recheck};
+use super::pin::Pin;
+use super::{ModelCache, blocking};
+use crate::error::{Error, ErrorKind, Result};
+use crate::model::ModelVersion;
+use crate::store::ModelStore;
+
+/// What one transfer works with.
+pub(super) struct Transfer<'a> {
+    pub(super) store: &'a ModelStore,
+    pub(super) model: &'a ModelVersion,
+    pub(super) path: &'a str,
+    pub(super) cache: &'a ModelCache,
+    pub(super) pin: &'a Pin,
+    pub(super) place: &'a watch::Sender<Place>,
+    pub(super) meter: &'a Meter<'a>,
+}
+
+impl Transfer<'_> {
+    /// Fetches the content, or waits for who is fetching it; gives its SHA-256.
+    pub(super) async fn run(&self) -> Result<String> {
+        let path = self.cache.partial(&self.pin.key(), "lock");
+        let waiting = || {
+            self.meter.tell(FetchEvent::Waiting {
+                path: self.path.to_owned(),
+            });
+        };
+        let lock = Arc::new(FileLock::wait(path, Share::Alone, waiting).await?);
+        let (cache, pin) = (self.cache.clone(), self.pin.clone());
+        let sha256 = match blocking(move || cache.find(&pin, false)).await? {
+            Some(sha256) => {
+                self.meter.found(self.pin.size);
+                sha256
+            }
+            None if self.pin.size < SMALL => self.small(&lock).await?,
+            None => self.large(&lock).await?,
+        };
+        let whole = Place::Whole(self.cache.content(&sha256));
+        self.place.send_replace(whole);
+        lock.remove();
+        Ok(sha256)
+    }
+
+    async fn small(&self, lock: &Arc<FileLock>) -> Result<String> {
+        let stream = self.store.read(self.model, self.path, 0)?;
+        let mut inlet = Inlet::new(self.pin, stream, bytes::Bytes::new());
+        let (mut chunks, mut count) = (Vec::new(), 0);
+        while let Batch::Bytes(batch) = inlet.next().await? {
+            count += batch.iter().map(|chunk| chunk.len() as u64).sum::<u64>();
+            chunks.extend(batch);
+        }
+        if count != self.pin.size {
+            return Err(self.cut(count));
+        }
+        let (cache, pin, held) = (self.cache.clone(), self.pin.clone(), Arc::clone(lock));
+        let placed = blocking(move || {
+            let _held = held;
+            cache.place_small(&pin, &chunks)
+        });
+        let sha256 = placed.await?;
+        self.meter.moved(count, self.path, count, count);
+        Ok(sha256)
+    }
+
+    async fn large(&self, lock: &Arc<FileLock>) -> Result<String> {
+        let partial = self.open(lock, Partial::open).await?;
+        if partial.at() > 0 {
+            self.meter.found(partial.at());
+            self.meter.tell(FetchEvent::Resumed {
+                path: self.path.to_owned(),
+                offset: partial.at(),
+            });
+        }
+        if let Some(sha256) = self.receive(partial).await? {
+            return Ok(sha256);
+        }
+        self.meter.tell(FetchEvent::Restarted {
+            path: self.path.to_owned(),
+        });
+        let fresh = self.open(lock, Partial::fresh).await?;
+        let whole = self.receive(fresh).await?;
+        // Only what an earlier process left can turn out to be of no use.
+        whole.ok_or_else(|| self.cut(0))
+    }
+
+    async fn open(
+        &self,
+        lock: &Arc<FileLock>,
+        open: fn(&ModelCache, &Pin, &Arc<FileLock>) -> Result<Partial>,
+    ) -> Result<Partial> {
+        let (cache, pin, lock) = (self.cache.clone(), self.pin.clone(), Arc::clone(lock));
+        blocking(move || open(&cache, &pin, &lock)).await
+    }
+
+    /// Receives what is missing of `partial`; `None` when what an earlier process left is not what
+    /// it hashed, or not what the store has.
+    async fn receive(&self, mut partial: Partial) -> Result<Option<String>> {
+        let tail = partial.tail()?;
+        let from = partial.at() - tail.len() as u64;
+        let stream = self.store.read(self.model, self.path, from)?;
+        let mut inlet = Inlet::new(self.pin, stream, tail);
+        let mut recheck = (partial.at() > 0).then(|| partial.recheck());
+        let mut checkpoints = Checkpoints::after(partial.at());
+        loop {
+            let batch = match inlet.next().await {
+                Ok(Batch::Bytes(batch)) => batch,
+                Ok(Batch::Other) => return Ok(self.stale(&partial)),
+                Ok(Batch::End) => break,
+                Err(error) => return Err(self.give_up(error, partial, checkpoints).await),
+            };
+            let before = partial.at();
+            partial = blocking(move || partial.write(&batch)).await?;
+            checkpoints.step(&partial).await?;
+            let checked = recheck.as_ref().is_some_and(Recheck::is_finished);
+            if checked && !passed(&mut recheck).await? {
+                return Ok(self.stale(&partial));
+            }
+            if recheck.is_none() {
+                self.show(&partial);
+            }
+            let (at, size) = (partial.at(), self.pin.size);
+            self.meter.moved(at - before, self.path, at, size);
+        }
+        checkpoints.settle().await?;
+        if !passed(&mut recheck).await? {
+            return Ok(self.stale(&partial));
+        }
+        if partial.at() != self.pin.size {
+            return Err(self.cut(partial.at()));
+        }
+        let cache = self.cache.clone();
+        blocking(move || partial.finish(&cache)).await.map(Some)
+    }
+
+    /// Lets readers have what is there, up to the last byte, which is for a file that is right.
+    fn show(&self, partial: &Partial) {
+        let there = partial.at().min(self.pin.size.saturating_sub(1));
+        let place = Place::Open(Arc::clone(partial.data()), there);
+        self.place.send_replace(place);
+    }
+
+    fn stale(&self, partial: &Partial) -> Option<String> {
+        self.meter.lost(partial.at());
+        None
+    }
+
+    /// Leaves what is here for a later process, unless no later one can use it.
+    async fn give_up(&self, error: Error, partial: Partial, mut checkpoints: Checkpoints) -> Error {
+        // The error that comes is the one to tell, whatever becomes of the rest.
+        if matches!(error.kind(), ErrorKind::Changed | ErrorKind::DigestMismatch) {
+            let _ = checkpoints.settle().await;
+            let _ = blocking(move || Ok(partial.discard())).await;
+        } else {
+            let _ = checkpoints.last(&partial).await;
+        }
+        error
+    }
+
+    fn cut(&self, count: u64) -> Error {
+        let detail = format!("the object ended after {count} of {} bytes", self.pin.size);
+        Error::new(
+            ErrorKind::Unreachable,
+            super::STAGE,
+            self.pin.name(),
+            detail,
+        )
+    }
+}
+
+/// Waits for the check of what was there, if there was anything.
+async fn passed(recheck: &mut Option<Recheck>) -> Result<bool> {
+    match recheck.take() {
+        Some(recheck) => recheck.passed().await,
+        None => Ok(true),
+    }
+}
