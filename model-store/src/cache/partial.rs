@@ -186,15 +186,10 @@ pub(super) struct Recheck {
 }
 
 impl Recheck {
-    pub(super) fn is_finished(&self) -> bool {
-        self.task.is_finished()
-    }
-
-    /// Whether the bytes are right.
-    pub(super) async fn passed(self) -> Result<bool> {
-        self.task
-            .await
-            .map_err(|error| failed(&PathBuf::new(), io::Error::other(error)))?
+    /// Waits until that is known: whether the bytes are right.
+    pub(super) async fn passed(&mut self) -> Result<bool> {
+        let passed = (&mut self.task).await;
+        passed.map_err(|error| failed(&PathBuf::new(), io::Error::other(error)))?
     }
 }
 
@@ -226,9 +221,7 @@ impl Checkpoints {
 
     /// Writes a journal where it is time to; waits only where the last one lies too far back.
     pub(super) async fn step(&mut self, partial: &Partial) -> Result<()> {
-        let behind = partial.at().saturating_sub(self.durable);
-        let settled = self.running.as_ref().is_some_and(JoinHandle::is_finished);
-        if settled || behind >= BEHIND {
+        if partial.at().saturating_sub(self.durable) >= BEHIND {
             self.settle().await?;
         }
         if self.running.is_none() && partial.at().saturating_sub(self.durable) >= CHECKPOINT {
@@ -237,10 +230,19 @@ impl Checkpoints {
         Ok(())
     }
 
+    /// Waits until the journal that is being written is on the disk; for ever, if there is none.
+    pub(super) async fn saved(&mut self) -> Result<()> {
+        if self.running.is_none() {
+            std::future::pending::<()>().await;
+        }
+        self.settle().await
+    }
+
     /// Waits for the journal that is being written.
     pub(super) async fn settle(&mut self) -> Result<()> {
-        if let Some(running) = self.running.take() {
+        if let Some(running) = &mut self.running {
             let done = running.await;
+            self.running = None;
             self.durable = done
                 .map_err(|error| -> Error { failed(&PathBuf::new(), io::Error::other(error)) })??;
         }

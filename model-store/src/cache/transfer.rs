@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::arriving::Place;
@@ -55,7 +56,7 @@ impl Transfer<'_> {
 
     async fn small(&self, lock: &Arc<FileLock>) -> Result<String> {
         let stream = self.store.read(self.model, self.path, 0)?;
-        let mut inlet = Inlet::new(self.pin, stream, bytes::Bytes::new());
+        let mut inlet = Inlet::new(self.pin, stream, Bytes::new());
         let (mut chunks, mut count) = (Vec::new(), 0);
         while let Batch::Bytes(batch) = inlet.next().await? {
             count += batch.iter().map(|chunk| chunk.len() as u64).sum::<u64>();
@@ -114,27 +115,31 @@ impl Transfer<'_> {
         let mut recheck = (partial.at() > 0).then(|| partial.recheck());
         let mut checkpoints = Checkpoints::after(partial.at());
         loop {
-            let batch = match inlet.next().await {
-                Ok(Batch::Bytes(batch)) => batch,
-                Ok(Batch::Other) => return Ok(self.stale(&partial)),
-                Ok(Batch::End) => break,
-                Err(error) => return Err(self.give_up(error, partial, checkpoints).await),
+            let next = tokio::select! {
+                biased;
+                checked = passed(&mut recheck) => Next::Checked(checked?),
+                saved = checkpoints.saved() => Next::Saved(saved?),
+                batch = inlet.next() => Next::Batch(batch),
             };
-            let before = partial.at();
-            partial = blocking(move || partial.write(&batch)).await?;
-            checkpoints.step(&partial).await?;
-            let checked = recheck.as_ref().is_some_and(Recheck::is_finished);
-            if checked && !passed(&mut recheck).await? {
-                return Ok(self.stale(&partial));
+            match next {
+                Next::Checked(true) => recheck = None,
+                Next::Saved(()) => {}
+                Next::Batch(Ok(Batch::Bytes(batch))) => partial = self.write(partial, batch).await?,
+                Next::Batch(Ok(Batch::End)) => break,
+                Next::Batch(Err(error)) => {
+                    return Err(self.give_up(error, partial, checkpoints).await);
+                }
+                Next::Checked(false) | Next::Batch(Ok(Batch::Other)) => {
+                    return Ok(self.stale(&partial));
+                }
             }
+            checkpoints.step(&partial).await?;
             if recheck.is_none() {
                 self.show(&partial);
             }
-            let (at, size) = (partial.at(), self.pin.size);
-            self.meter.moved(at - before, self.path, at, size);
         }
         checkpoints.settle().await?;
-        if !passed(&mut recheck).await? {
+        if recheck.is_some() && !passed(&mut recheck).await? {
             return Ok(self.stale(&partial));
         }
         if partial.at() != self.pin.size {
@@ -142,6 +147,14 @@ impl Transfer<'_> {
         }
         let cache = self.cache.clone();
         blocking(move || partial.finish(&cache)).await.map(Some)
+    }
+
+    async fn write(&self, partial: Partial, batch: Vec<Bytes>) -> Result<Partial> {
+        let before = partial.at();
+        let partial = blocking(move || partial.write(&batch)).await?;
+        let (at, size) = (partial.at(), self.pin.size);
+        self.meter.moved(at - before, self.path, at, size);
+        Ok(partial)
     }
 
     /// Lets readers have what is there, up to the last byte, which is for a file that is right.
@@ -179,10 +192,19 @@ impl Transfer<'_> {
     }
 }
 
-/// Waits for the check of what was there, if there was anything.
+/// What happens next to a file that is arriving.
+enum Next {
+    /// What was there is what was hashed, or is not.
+    Checked(bool),
+    /// A journal is on the disk.
+    Saved(()),
+    Batch(Result<Batch>),
+}
+
+/// Waits for the check of what was there; for ever, if there was nothing.
 async fn passed(recheck: &mut Option<Recheck>) -> Result<bool> {
-    match recheck.take() {
+    match recheck {
         Some(recheck) => recheck.passed().await,
-        None => Ok(true),
+        None => std::future::pending().await,
     }
 }
