@@ -12,6 +12,7 @@ use sha2::{Digest as _, Sha256};
 use super::pin::Pin;
 use super::{ModelCache, failed};
 use crate::error::{Error, ErrorKind, Result};
+use crate::model::Trust;
 use crate::names::check_sha256;
 
 /// Files of fewer bytes are fetched whole. They are not written through to the disk one by one,
@@ -24,7 +25,11 @@ struct Known {
     schema_version: u32,
     pin: Pin,
     sha256: String,
+    trust: Trust,
 }
+
+/// The SHA-256 of a file, and who but the lock says that it is right.
+pub(super) type Seal = (String, Trust);
 
 impl ModelCache {
     /// Where the file with this content is, or will be.
@@ -45,15 +50,16 @@ impl ModelCache {
 
     /// The SHA-256 of what `pin` means, from the lock or from an earlier fetch of this very state
     /// of the object.
-    pub(super) fn digest_of(&self, pin: &Pin) -> Option<String> {
-        pin.sha256.clone().or_else(|| self.known(pin))
+    pub(super) fn digest_of(&self, pin: &Pin) -> Option<Seal> {
+        let stated = pin.sha256.clone().map(|sha256| (sha256, Trust::Observed));
+        stated.or_else(|| self.known(pin))
     }
 
-    fn known(&self, pin: &Pin) -> Option<String> {
+    fn known(&self, pin: &Pin) -> Option<Seal> {
         let text = fs::read(self.known_path(pin)).ok()?;
         let known: Known = serde_json::from_slice(&text).ok()?;
         let fits = known.schema_version == 1 && known.pin == *pin && pin.is_exact();
-        (fits && check_sha256(&known.sha256).is_ok()).then_some(known.sha256)
+        (fits && check_sha256(&known.sha256).is_ok()).then_some((known.sha256, known.trust))
     }
 
     fn known_path(&self, pin: &Pin) -> PathBuf {
@@ -68,14 +74,15 @@ impl ModelCache {
     }
 
     /// Notes what was found, where the lock does not say it. The caller holds the file's lock.
-    pub(super) fn remember(&self, pin: &Pin, sha256: &str) -> Result<()> {
+    pub(super) fn remember(&self, pin: &Pin, (sha256, trust): &Seal) -> Result<()> {
         if pin.sha256.is_some() || !pin.is_exact() {
             return Ok(());
         }
         let known = Known {
             schema_version: 1,
             pin: pin.clone(),
-            sha256: sha256.to_owned(),
+            sha256: sha256.clone(),
+            trust: *trust,
         };
         let path = self.known_path(pin);
         let text = serde_json::to_vec(&known).map_err(|e| failed(&path, e.into()))?;
@@ -85,8 +92,8 @@ impl ModelCache {
 
     /// The SHA-256 of the file that `pin` means, if that file is here. A small one, or any one on
     /// request, is hashed again before it is trusted.
-    pub(super) fn find(&self, pin: &Pin, rehash: bool) -> Result<Option<String>> {
-        let Some(sha256) = self.digest_of(pin) else {
+    pub(super) fn find(&self, pin: &Pin, rehash: bool) -> Result<Option<Seal>> {
+        let Some((sha256, trust)) = self.digest_of(pin) else {
             return Ok(None);
         };
         if !self.has(&sha256, pin.size)? {
@@ -99,11 +106,11 @@ impl ModelCache {
                 return Ok(None);
             }
         }
-        Ok(Some(sha256))
+        Ok(Some((sha256, trust)))
     }
 
     /// Writes a small file, whose lock the caller holds.
-    pub(super) fn place_small(&self, pin: &Pin, chunks: &[Bytes]) -> Result<String> {
+    pub(super) fn place_small(&self, pin: &Pin, chunks: &[Bytes], trust: Trust) -> Result<Seal> {
         let mut hash = Sha256::new();
         chunks.iter().for_each(|chunk| hash.update(chunk));
         let sha256 = hex::encode(hash.finalize());
@@ -116,13 +123,12 @@ impl ModelCache {
             chunks.iter().try_for_each(|chunk| file.write_all(chunk))
         };
         write().map_err(|error| failed(&path, error))?;
-        self.place(&path, pin, &sha256)?;
-        Ok(sha256)
+        self.place(&path, pin, (sha256, trust))
     }
 
     /// Gives a finished file its name.
-    pub(super) fn place(&self, from: &Path, pin: &Pin, sha256: &str) -> Result<()> {
-        let target = self.content(sha256);
+    pub(super) fn place(&self, from: &Path, pin: &Pin, seal: Seal) -> Result<Seal> {
+        let target = self.content(&seal.0);
         let place = || {
             fs::set_permissions(from, Permissions::from_mode(0o444))?;
             if let Some(shard) = target.parent() {
@@ -131,7 +137,8 @@ impl ModelCache {
             fs::rename(from, &target)
         };
         place().map_err(|error| failed(&target, error))?;
-        self.remember(pin, sha256)
+        self.remember(pin, &seal)?;
+        Ok(seal)
     }
 }
 

@@ -8,16 +8,18 @@ use tokio::sync::{Semaphore, watch};
 
 use super::arriving::{Arriving, Place};
 use super::cached::CachedModel;
+use super::content::Seal;
 use super::lock::{FileLock, Share};
 use super::meter::Meter;
 use super::options::{FetchEvent, FetchOptions};
 use super::pin::Pin;
 use super::transfer::Transfer;
 use super::{ModelCache, blocking, space};
-use crate::error::{Error, Result};
-use crate::model::{ModelVersion, Trust};
+use crate::error::{Error, ErrorKind, Result};
+use crate::model::{ModelFile, ModelVersion, Trust};
 use crate::read::PART;
 use crate::store::ModelStore;
+use crate::store_url::Scheme;
 
 /// A file counts once more towards those that are fetched at once for so many bytes.
 const WEIGHT: u64 = PART / 2;
@@ -118,11 +120,14 @@ impl Fetching {
         let total = self.contents.iter().map(|content| content.pin.size).sum();
         let meter = Meter::new(total, progress);
         let (mut found, missing) = self.look(&meter).await?;
-        let at_once = self.options.files_at_once.max(1);
+        let at_once = self.options.files_at_once.clamp(1, Semaphore::MAX_PERMITS);
         let room = Semaphore::new(at_once);
+        // Of two large ones, one fills the network while the other one begins or ends.
+        let share = if missing.len() > 1 { 2 } else { 1 };
+        let most = (self.places() / share).max(1);
         let fetches: Vec<_> = missing
             .into_iter()
-            .map(|content| self.fetch_one(content, (&room, &meter)))
+            .map(|content| self.fetch_one(content, (&room, most, &meter)))
             .collect();
         let fetches = stream::iter(fetches).buffer_unordered(at_once);
         found.extend(fetches.try_collect::<Vec<_>>().await?);
@@ -131,7 +136,7 @@ impl Fetching {
     }
 
     /// What is here, with its digests, and what is not, for which there must be room on the disk.
-    async fn look(&self, meter: &Meter<'_>) -> Result<(HashMap<String, String>, Vec<&Content>)> {
+    async fn look(&self, meter: &Meter<'_>) -> Result<(HashMap<String, Seal>, Vec<&Content>)> {
         let (cache, rehash) = (self.cache.clone(), self.options.rehash);
         let keep = self.options.keep_free;
         let pins: Vec<Pin> = self.contents.iter().map(|c| c.pin.clone()).collect();
@@ -151,14 +156,14 @@ impl Fetching {
         });
         let (mut found, mut missing) = (HashMap::new(), Vec::new());
         for (content, digest) in self.contents.iter().zip(digests.await?) {
-            let Some(sha256) = digest else {
+            let Some(seal) = digest else {
                 missing.push(content);
                 continue;
             };
             meter.found(content.pin.size);
-            let place = Place::Whole(self.cache.content(&sha256));
+            let place = Place::Whole(self.cache.content(&seal.0));
             content.place.send_replace(place);
-            found.insert(content.pin.key(), sha256);
+            found.insert(content.pin.key(), seal);
         }
         Ok((found, missing))
     }
@@ -167,10 +172,10 @@ impl Fetching {
     async fn fetch_one(
         &self,
         content: &Content,
-        (room, meter): (&Semaphore, &Meter<'_>),
-    ) -> Result<(String, String)> {
-        let half = u64::try_from(self.options.files_at_once / 2).unwrap_or(u64::MAX);
-        let weight = (content.pin.size / WEIGHT).clamp(1, half.max(1));
+        (room, most, meter): (&Semaphore, u64, &Meter<'_>),
+    ) -> Result<(String, Seal)> {
+        let weight = (content.pin.size / WEIGHT).clamp(1, most);
+        let window = self.window() / self.places() * weight;
         let turn = room.acquire_many(u32::try_from(weight).unwrap_or(1)).await;
         // The semaphore is never closed.
         let _turn = turn.ok();
@@ -182,21 +187,49 @@ impl Fetching {
             pin: &content.pin,
             place: &content.place,
             meter,
+            read: self.options.read.clone().with_window(window),
         };
-        let sha256 = transfer.run().await?;
-        Ok((content.pin.key(), sha256))
+        Ok((content.pin.key(), transfer.run().await?))
     }
 
     /// The lock with what was found.
-    fn seal(&self, found: &HashMap<String, String>) -> Result<ModelVersion> {
-        if self.model.is_sealed() {
-            return Ok(self.model.clone());
-        }
+    fn seal(&self, found: &HashMap<String, Seal>) -> Result<ModelVersion> {
         let files = self.model.files().iter().filter_map(|file| {
-            let sha256 = found.get(&Pin::of(&self.model, file).key())?;
-            Some((file.path.clone(), (sha256.clone(), Trust::Observed)))
+            let seal = found.get(&Pin::of(&self.model, file).key())?;
+            Some((file.path.clone(), seal.clone()))
         });
-        self.model.seal(&files.collect())
+        let model = self.model.seal(&files.collect())?;
+        self.check_trust(&model)?;
+        Ok(model)
+    }
+
+    /// What is required of what comes from the store is required of what was here before, too.
+    fn check_trust(&self, model: &ModelVersion) -> Result<()> {
+        let Some(least) = self.options.read.require else {
+            return Ok(());
+        };
+        let weak = |file: &&ModelFile| file.trust.unwrap_or(Trust::Observed) < least;
+        model.files().iter().find(weak).map_or(Ok(()), |file| {
+            let object = format!("{}@{}/{}", model.url(), model.version(), file.path);
+            let trust = file.trust.unwrap_or(Trust::Observed);
+            let detail = format!("{trust:?} vouches for its bytes, and {least:?} is required");
+            Err(Error::new(
+                ErrorKind::Untrusted,
+                super::STAGE,
+                object,
+                detail,
+            ))
+        })
+    }
+
+    fn places(&self) -> u64 {
+        self.options.files_at_once.max(1) as u64
+    }
+
+    /// The bytes that all files that are fetched at once may have on their way.
+    fn window(&self) -> u64 {
+        let remote = matches!(self.model.url().scheme(), Scheme::Azure | Scheme::S3);
+        self.options.read.window(remote)
     }
 }
 

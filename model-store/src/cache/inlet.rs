@@ -1,11 +1,13 @@
 //! The bytes of one object in batches that are worth a write.
 
 use bytes::{Buf as _, Bytes};
-use futures::{FutureExt as _, StreamExt as _};
+use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 
 use super::pin::Pin;
 use crate::error::{BoxError, Error, ErrorKind, Result};
-use crate::read::ByteStream;
+use crate::model::{ModelVersion, Trust};
+use crate::read::{Piece, PieceStream, ReadOptions};
+use crate::store::ModelStore;
 
 /// Bytes taken at once, if so many are there without waiting.
 const BATCH: usize = 4 << 20;
@@ -16,24 +18,45 @@ pub(super) enum Batch {
     Bytes(Vec<Bytes>),
     /// The store's bytes are not those that lie on the disk at the same place.
     Other,
-    End,
+    /// That was all; who says that it is right.
+    End(Trust),
 }
 
 /// A stream of a file that goes on where an earlier one ended, from a little before that.
 pub(super) struct Inlet<'a> {
     pin: &'a Pin,
-    stream: ByteStream,
+    stream: PieceStream,
     /// What must come first, because it is here already.
     known: Bytes,
+    trust: Trust,
     failed: Option<Error>,
 }
 
 impl<'a> Inlet<'a> {
-    pub(super) fn new(pin: &'a Pin, stream: ByteStream, known: Bytes) -> Self {
+    /// The file at `path` from the end of `known`, which ends at `at`.
+    pub(super) fn open(
+        (store, model, path): (&ModelStore, &ModelVersion, &str),
+        pin: &'a Pin,
+        (at, known): (u64, Bytes),
+        options: &ReadOptions,
+    ) -> Result<Self> {
+        let from = at.saturating_sub(known.len() as u64);
+        let stream = if from == 0 {
+            store.read_many(model, &[path], options)?
+        } else {
+            let bytes = store.read_with(model, path, from, options)?;
+            let piece = |bytes| Piece::Chunk { file: 0, bytes };
+            bytes.map_ok(piece).boxed()
+        };
+        Ok(Self::new(pin, stream, known))
+    }
+
+    fn new(pin: &'a Pin, stream: PieceStream, known: Bytes) -> Self {
         Self {
             pin,
             stream,
             known,
+            trust: Trust::Observed,
             failed: None,
         }
     }
@@ -45,18 +68,23 @@ impl<'a> Inlet<'a> {
         }
         let (mut batch, mut count) = (Vec::new(), 0);
         while batch.is_empty() {
-            let Some(chunk) = self.stream.next().await else {
-                return Ok(self.end());
-            };
-            if !self.take(chunk.map_err(|e| self.ours(e))?, &mut batch) {
-                return Ok(Batch::Other);
+            match self.stream.next().await {
+                None => return Ok(self.end()),
+                Some(Err(error)) => return Err(self.ours(error)),
+                Some(Ok(Piece::End { trust, .. })) => self.trust = trust,
+                Some(Ok(Piece::Chunk { bytes, .. })) => {
+                    if !self.take(bytes, &mut batch) {
+                        return Ok(Batch::Other);
+                    }
+                }
             }
         }
         while count < BATCH {
             match self.stream.next().now_or_never() {
-                Some(Some(Ok(chunk))) => {
-                    count += chunk.len();
-                    batch.push(chunk);
+                Some(Some(Ok(Piece::End { trust, .. }))) => self.trust = trust,
+                Some(Some(Ok(Piece::Chunk { bytes, .. }))) => {
+                    count += bytes.len();
+                    batch.push(bytes);
                 }
                 Some(Some(Err(error))) => {
                     self.failed = Some(self.ours(error));
@@ -84,7 +112,7 @@ impl<'a> Inlet<'a> {
 
     fn end(&self) -> Batch {
         if self.known.is_empty() {
-            Batch::End
+            Batch::End(self.trust)
         } else {
             Batch::Other
         }
@@ -108,7 +136,7 @@ impl<'a> Inlet<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{ModelStore, StoreOptions};
+    use crate::StoreOptions;
     use futures::stream;
 
     async fn pin() -> Pin {
@@ -125,12 +153,13 @@ mod tests {
     async fn what_is_known_is_compared_and_not_given_again() {
         let pin = pin().await;
         let all = |known: &'static str, chunks: &[&'static str], error: bool| {
-            let mut items: Vec<Result<Bytes, BoxError>> = Vec::new();
-            items.extend(
-                chunks
-                    .iter()
-                    .map(|chunk| Ok(Bytes::from_static(chunk.as_bytes()))),
-            );
+            let mut items: Vec<Result<Piece, BoxError>> = Vec::new();
+            items.extend(chunks.iter().map(|chunk| {
+                Ok(Piece::Chunk {
+                    file: 0,
+                    bytes: Bytes::from_static(chunk.as_bytes()),
+                })
+            }));
             items.extend(error.then(|| Err("cut".into())));
             let mut inlet = Inlet::new(&pin, stream::iter(items).boxed(), Bytes::from(known));
             async move {
@@ -141,7 +170,7 @@ mod tests {
                             said.push_str(std::str::from_utf8(&chunks.concat()).unwrap());
                         }
                         Ok(Batch::Other) => return said + "!other",
-                        Ok(Batch::End) => return said + "!end",
+                        Ok(Batch::End(_)) => return said + "!end",
                         Err(_) => return said + "!error",
                     }
                 }

@@ -75,7 +75,7 @@ impl ModelCache {
     /// `Io` or `Forbidden` when the folder cannot be read.
     pub fn contains(&self, model: &ModelVersion) -> Result<bool> {
         for file in model.files() {
-            let Some(sha256) = self.digest_of(&Pin::of(model, file)) else {
+            let Some((sha256, _)) = self.digest_of(&Pin::of(model, file)) else {
                 return Ok(false);
             };
             if !self.has(&sha256, file.size)? {

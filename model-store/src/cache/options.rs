@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use crate::read::ReadOptions;
+
 /// How to fetch a model into a [`ModelCache`](super::ModelCache).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct FetchOptions {
     /// The most files a model may have; any number where there is none.
@@ -12,11 +14,14 @@ pub struct FetchOptions {
     pub max_bytes: Option<u64>,
     /// Bytes of the disk that must stay free.
     pub keep_free: u64,
-    /// Files that are fetched at once; 16 by default. Of files that are large enough to fill the
-    /// network by themselves, two.
+    /// Files that are fetched at once; 16 by default. A large file, which fills the network by
+    /// itself, counts as several: of those, two are.
     pub files_at_once: usize,
     /// Hash files again that are found in the cache; only small ones are by default.
     pub rehash: bool,
+    /// How the store is read. The window is that of all files together; a trust that is required
+    /// is also required of what is found in the cache.
+    pub read: ReadOptions,
 }
 
 impl Default for FetchOptions {
@@ -27,6 +32,7 @@ impl Default for FetchOptions {
             keep_free: 0,
             files_at_once: 16,
             rehash: false,
+            read: ReadOptions::default(),
         }
     }
 }
@@ -57,6 +63,13 @@ impl FetchOptions {
     #[must_use]
     pub fn with_files_at_once(mut self, files: usize) -> Self {
         self.files_at_once = files;
+        self
+    }
+
+    /// Sets how the store is read.
+    #[must_use]
+    pub fn with_read(mut self, read: ReadOptions) -> Self {
+        self.read = read;
         self
     }
 

@@ -11,12 +11,13 @@ use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 use tokio::task::JoinHandle;
 
-use super::content::{check_digest, remove};
+use super::content::{Seal, check_digest, remove};
 use super::journal::Journal;
 use super::lock::FileLock;
 use super::pin::Pin;
 use super::{ModelCache, blocking, failed};
 use crate::error::{Error, Result};
+use crate::model::Trust;
 
 /// The journal is written again after so many bytes, if the disk keeps up.
 const CHECKPOINT: u64 = 4 << 20;
@@ -153,7 +154,7 @@ impl Partial {
     }
 
     /// Compares the digest and gives the file its name. Blocks.
-    pub(super) fn finish(self, cache: &ModelCache) -> Result<String> {
+    pub(super) fn finish(self, cache: &ModelCache, trust: Trust) -> Result<Seal> {
         let sha256 = hex::encode(self.hash.clone().finalize());
         if let Err(error) = check_digest(&self.pin, &sha256) {
             self.discard();
@@ -161,10 +162,10 @@ impl Partial {
         }
         let synced = self.data.sync_all();
         synced.map_err(|error| failed(&self.path, error))?;
-        cache.place(&self.path, &self.pin, &sha256)?;
+        let seal = cache.place(&self.path, &self.pin, (sha256, trust))?;
         // Without its data a journal is worth nothing.
         let _ = remove(&self.journal);
-        Ok(sha256)
+        Ok(seal)
     }
 
     /// Throws the bytes away. What stays is found out the next time.

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::arriving::Place;
-use super::content::SMALL;
+use super::content::{SMALL, Seal};
 use super::inlet::{Batch, Inlet};
 use super::lock::{FileLock, Share};
 use super::meter::Meter;
@@ -16,6 +16,7 @@ use super::pin::Pin;
 use super::{ModelCache, blocking};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::ModelVersion;
+use crate::read::ReadOptions;
 use crate::store::ModelStore;
 
 /// What one transfer works with.
@@ -27,11 +28,12 @@ pub(super) struct Transfer<'a> {
     pub(super) pin: &'a Pin,
     pub(super) place: &'a watch::Sender<Place>,
     pub(super) meter: &'a Meter<'a>,
+    pub(super) read: ReadOptions,
 }
 
 impl Transfer<'_> {
-    /// Fetches the content, or waits for who is fetching it; gives its SHA-256.
-    pub(super) async fn run(&self) -> Result<String> {
+    /// Fetches the content, or waits for who is fetching it; gives what was found.
+    pub(super) async fn run(&self) -> Result<Seal> {
         let path = self.cache.partial(&self.pin.key(), "lock");
         let waiting = || {
             self.meter.tell(FetchEvent::Waiting {
@@ -40,42 +42,48 @@ impl Transfer<'_> {
         };
         let lock = Arc::new(FileLock::wait(path, Share::Alone, waiting).await?);
         let (cache, pin) = (self.cache.clone(), self.pin.clone());
-        let sha256 = match blocking(move || cache.find(&pin, false)).await? {
-            Some(sha256) => {
+        let seal = match blocking(move || cache.find(&pin, false)).await? {
+            Some(seal) => {
                 self.meter.found(self.pin.size);
-                sha256
+                seal
             }
             None if self.pin.size < SMALL => self.small(&lock).await?,
             None => self.large(&lock).await?,
         };
-        let whole = Place::Whole(self.cache.content(&sha256));
+        let whole = Place::Whole(self.cache.content(&seal.0));
         self.place.send_replace(whole);
         lock.remove();
-        Ok(sha256)
+        Ok(seal)
     }
 
-    async fn small(&self, lock: &Arc<FileLock>) -> Result<String> {
-        let stream = self.store.read(self.model, self.path, 0)?;
-        let mut inlet = Inlet::new(self.pin, stream, Bytes::new());
+    async fn small(&self, lock: &Arc<FileLock>) -> Result<Seal> {
+        let mut inlet = self.inlet(0, Bytes::new())?;
         let (mut chunks, mut count) = (Vec::new(), 0);
-        while let Batch::Bytes(batch) = inlet.next().await? {
-            count += batch.iter().map(|chunk| chunk.len() as u64).sum::<u64>();
-            chunks.extend(batch);
-        }
+        let trust = loop {
+            match inlet.next().await? {
+                Batch::Bytes(batch) => {
+                    count += batch.iter().map(|chunk| chunk.len() as u64).sum::<u64>();
+                    chunks.extend(batch);
+                }
+                Batch::End(trust) => break trust,
+                // There was nothing to compare with.
+                Batch::Other => return Err(self.cut(count)),
+            }
+        };
         if count != self.pin.size {
             return Err(self.cut(count));
         }
         let (cache, pin, held) = (self.cache.clone(), self.pin.clone(), Arc::clone(lock));
         let placed = blocking(move || {
             let _held = held;
-            cache.place_small(&pin, &chunks)
+            cache.place_small(&pin, &chunks, trust)
         });
-        let sha256 = placed.await?;
+        let seal = placed.await?;
         self.meter.moved(count, self.path, count, count);
-        Ok(sha256)
+        Ok(seal)
     }
 
-    async fn large(&self, lock: &Arc<FileLock>) -> Result<String> {
+    async fn large(&self, lock: &Arc<FileLock>) -> Result<Seal> {
         let partial = self.open(lock, Partial::open).await?;
         if partial.at() > 0 {
             self.meter.found(partial.at());
@@ -84,8 +92,8 @@ impl Transfer<'_> {
                 offset: partial.at(),
             });
         }
-        if let Some(sha256) = self.receive(partial).await? {
-            return Ok(sha256);
+        if let Some(seal) = self.receive(partial).await? {
+            return Ok(seal);
         }
         self.meter.tell(FetchEvent::Restarted {
             path: self.path.to_owned(),
@@ -107,14 +115,12 @@ impl Transfer<'_> {
 
     /// Receives what is missing of `partial`; `None` when what an earlier process left is not what
     /// it hashed, or not what the store has.
-    async fn receive(&self, mut partial: Partial) -> Result<Option<String>> {
+    async fn receive(&self, mut partial: Partial) -> Result<Option<Seal>> {
         let tail = partial.tail()?;
-        let from = partial.at() - tail.len() as u64;
-        let stream = self.store.read(self.model, self.path, from)?;
-        let mut inlet = Inlet::new(self.pin, stream, tail);
+        let mut inlet = self.inlet(partial.at(), tail)?;
         let mut recheck = (partial.at() > 0).then(|| partial.recheck());
         let mut checkpoints = Checkpoints::after(partial.at());
-        loop {
+        let trust = loop {
             let next = tokio::select! {
                 biased;
                 checked = passed(&mut recheck) => Next::Checked(checked?),
@@ -124,8 +130,10 @@ impl Transfer<'_> {
             match next {
                 Next::Checked(true) => recheck = None,
                 Next::Saved(()) => {}
-                Next::Batch(Ok(Batch::Bytes(batch))) => partial = self.write(partial, batch).await?,
-                Next::Batch(Ok(Batch::End)) => break,
+                Next::Batch(Ok(Batch::Bytes(batch))) => {
+                    partial = self.write(partial, batch).await?
+                }
+                Next::Batch(Ok(Batch::End(trust))) => break trust,
                 Next::Batch(Err(error)) => {
                     return Err(self.give_up(error, partial, checkpoints).await);
                 }
@@ -137,7 +145,7 @@ impl Transfer<'_> {
             if recheck.is_none() {
                 self.show(&partial);
             }
-        }
+        };
         checkpoints.settle().await?;
         if recheck.is_some() && !passed(&mut recheck).await? {
             return Ok(self.stale(&partial));
@@ -146,7 +154,15 @@ impl Transfer<'_> {
             return Err(self.cut(partial.at()));
         }
         let cache = self.cache.clone();
-        blocking(move || partial.finish(&cache)).await.map(Some)
+        blocking(move || partial.finish(&cache, trust))
+            .await
+            .map(Some)
+    }
+
+    /// The bytes from `at` on, after those of `tail`.
+    fn inlet(&self, at: u64, tail: Bytes) -> Result<Inlet<'_>> {
+        let file = (self.store, self.model, self.path);
+        Inlet::open(file, self.pin, (at, tail), &self.read)
     }
 
     async fn write(&self, partial: Partial, batch: Vec<Bytes>) -> Result<Partial> {
@@ -164,7 +180,7 @@ impl Transfer<'_> {
         self.place.send_replace(place);
     }
 
-    fn stale(&self, partial: &Partial) -> Option<String> {
+    fn stale(&self, partial: &Partial) -> Option<Seal> {
         self.meter.lost(partial.at());
         None
     }

@@ -63,7 +63,10 @@ impl ModelCache {
             });
         };
         let keys: HashSet<String> = keep.iter().map(Pin::key).collect();
-        let digests: HashSet<String> = keep.iter().filter_map(|p| self.digest_of(p)).collect();
+        let digests: HashSet<String> = keep
+            .iter()
+            .filter_map(|p| Some(self.digest_of(p)?.0))
+            .collect();
         let mut trimmed = Trimmed::default();
         for part in list(&self.dir().join("partial"))? {
             // Locks too: nobody has one of them.

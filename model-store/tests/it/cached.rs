@@ -18,9 +18,6 @@ use crate::counted::Counted;
 use crate::fixtures::{dir, kind, pattern, publish};
 
 const MIB: usize = 1 << 20;
-/// What a fetch may have on its way: the parts that were requested ahead, and the bytes beyond the
-/// journal.
-pub(crate) const WINDOW: u64 = 56 << 20;
 
 fn cache() -> (TempDir, ModelCache) {
     let dir = tempfile::tempdir().unwrap();
@@ -122,7 +119,10 @@ async fn interrupted(
     let mut fetch = Box::pin(fetch(cache, &store, model));
     for _ in 0..2_000 {
         assert!((&mut fetch).now_or_never().is_none(), "it has to wait");
-        if journalled(cache.dir()).checked_sub(1).is_some_and(|n| n + (16 << 20) >= stop) {
+        if journalled(cache.dir())
+            .checked_sub(1)
+            .is_some_and(|n| n + (16 << 20) >= stop)
+        {
             break;
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -495,7 +495,10 @@ async fn files_are_read_while_they_arrive() {
         .unwrap();
     let small = again.file("small").unwrap();
     let (done, bytes) = tokio::join!(again.run(&|_| ()), crate::fixtures::drain(small.open(0)));
-    assert_eq!((bytes.unwrap().as_slice(), counted.served()), (&b"s"[..], 0));
+    assert_eq!(
+        (bytes.unwrap().as_slice(), counted.served()),
+        (&b"s"[..], 0)
+    );
     done.unwrap();
 }
 

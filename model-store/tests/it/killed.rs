@@ -4,17 +4,24 @@ use std::path::Path;
 use std::process::{Child, Command};
 use std::time::Duration;
 
-use modelship_model_store::{FetchOptions, ModelCache, ModelStore, ModelVersion, StoreOptions};
+use modelship_model_store::{
+    FetchOptions, ModelCache, ModelStore, ModelVersion, ReadOptions, StoreOptions,
+};
 use modelship_testkit::{Versitygw, need};
 use serde_json::{Value, json};
 
 use crate::backends::{options, s3_options};
-use crate::cached::{WINDOW, journalled, unsealed};
+use crate::cached::{journalled, unsealed};
 use crate::counted::Gate;
 use crate::fixtures::{dir, pattern, publish};
 
 const CHILD: &str = "MODELSHIP_FETCH_CHILD";
 const SIZE: usize = 96 << 20;
+/// What is on its way from the store.
+const READ: u64 = 32 << 20;
+/// What a killed process may have got and not kept: what was on its way, and what lies between two
+/// journals.
+const WINDOW: u64 = READ + (8 << 20);
 /// For headers, and the few bytes that are compared.
 const SLACK: u64 = 256 << 10;
 
@@ -38,7 +45,8 @@ async fn child_that_fetches() {
     let model: ModelVersion = serde_json::from_value(task["model"].clone()).unwrap();
     let cache = ModelCache::open(Path::new(task["cache"].as_str().unwrap())).unwrap();
     let store = ModelStore::open(model.url(), &client(&task)).unwrap();
-    let options = FetchOptions::default();
+    let read = ReadOptions::default().with_window(READ);
+    let options = FetchOptions::default().with_read(read);
     cache
         .fetch(&store, &model, &options, &|_| ())
         .await
@@ -159,7 +167,7 @@ async fn after_a_kill_the_next_process_goes_on_at_the_journalled_byte() {
         // One kill at an odd moment, one when the process stands still.
         let first = world.fetch_and_kill(&task, 2 * cut(round), false).await;
         let second = world
-            .fetch_and_kill(&task, WINDOW + cut(round + 100), true)
+            .fetch_and_kill(&task, WINDOW + (12 << 20) + cut(round + 100), true)
             .await;
         assert!(second >= first, "{second} after {first}");
         world.finish(&task, second);
