@@ -96,25 +96,34 @@ impl ModelCache {
         let Some((sha256, trust)) = self.digest_of(pin) else {
             return Ok(None);
         };
-        if !self.has(&sha256, pin.size)? {
-            return Ok(None);
+        let rehash = rehash || pin.size < SMALL;
+        let whole = self.is_whole(&sha256, pin.size, rehash)?;
+        Ok(whole.then_some((sha256, trust)))
+    }
+
+    fn is_whole(&self, sha256: &str, size: u64, rehash: bool) -> Result<bool> {
+        if !self.has(sha256, size)? {
+            return Ok(false);
         }
-        if rehash || pin.size < SMALL {
-            let path = self.content(&sha256);
-            let found = hash_file(&path).map_err(|error| failed(&path, error))?;
-            if found != sha256 {
-                return Ok(None);
-            }
-        }
-        Ok(Some((sha256, trust)))
+        let path = self.content(sha256);
+        let right = || Ok(!rehash || hash_file(&path)? == sha256);
+        right().map_err(|error| failed(&path, error))
     }
 
     /// Writes a small file, whose lock the caller holds.
     pub(super) fn place_small(&self, pin: &Pin, chunks: &[Bytes], trust: Trust) -> Result<Seal> {
         let mut hash = Sha256::new();
-        chunks.iter().for_each(|chunk| hash.update(chunk));
+        for chunk in chunks {
+            hash.update(chunk);
+        }
         let sha256 = hex::encode(hash.finalize());
         check_digest(pin, &sha256)?;
+        let known = (sha256.clone(), trust);
+        if self.is_whole(&sha256, pin.size, true)? {
+            // Another object has the same content.
+            self.remember(pin, &known)?;
+            return Ok(known);
+        }
         let path = self.partial(&pin.key(), "data");
         let write = || {
             // An earlier process may have left a read-only file under this name.
@@ -123,7 +132,7 @@ impl ModelCache {
             chunks.iter().try_for_each(|chunk| file.write_all(chunk))
         };
         write().map_err(|error| failed(&path, error))?;
-        self.place(&path, pin, (sha256, trust))
+        self.place(&path, pin, known)
     }
 
     /// Gives a finished file its name.

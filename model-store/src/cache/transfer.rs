@@ -131,7 +131,7 @@ impl Transfer<'_> {
                 Next::Checked(true) => recheck = None,
                 Next::Saved(()) => {}
                 Next::Batch(Ok(Batch::Bytes(batch))) => {
-                    partial = self.write(partial, batch).await?
+                    partial = self.write(partial, batch).await?;
                 }
                 Next::Batch(Ok(Batch::End(trust))) => break trust,
                 Next::Batch(Err(error)) => {
@@ -190,7 +190,11 @@ impl Transfer<'_> {
         // The error that comes is the one to tell, whatever becomes of the rest.
         if matches!(error.kind(), ErrorKind::Changed | ErrorKind::DigestMismatch) {
             let _ = checkpoints.settle().await;
-            let _ = blocking(move || Ok(partial.discard())).await;
+            let discard = move || {
+                partial.discard();
+                Ok(())
+            };
+            let _ = blocking(discard).await;
         } else {
             let _ = checkpoints.last(&partial).await;
         }

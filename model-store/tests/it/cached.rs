@@ -1,139 +1,17 @@
 //! The cache of models on this machine: what it fetches, what it finds, what it never trusts.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::time::Duration;
 
-use futures::{FutureExt as _, TryStreamExt as _};
 use modelship_model_store::{
-    CachedModel, ErrorKind, FetchEvent, FetchOptions, ModelCache, ModelStore, ModelVersion, Result,
-    Selector, Trust,
+    ErrorKind, FetchEvent, FetchOptions, ModelVersion, ReadOptions, Selector, Trust,
 };
-use serde_json::{Value, json};
-use sha2::{Digest as _, Sha256};
-use tempfile::TempDir;
+use serde_json::json;
 
-use crate::counted::Counted;
+use crate::caches::{
+    MIB, cache, check, fetch, fetch_seen, interrupted, journalled, parts, unsealed, world,
+};
 use crate::fixtures::{dir, kind, pattern, publish};
-
-const MIB: usize = 1 << 20;
-
-fn cache() -> (TempDir, ModelCache) {
-    let dir = tempfile::tempdir().unwrap();
-    let cache = ModelCache::open(&dir.path().join("cache")).unwrap();
-    (dir, cache)
-}
-
-async fn world(files: &[(&str, &[u8])]) -> (Counted, ModelStore, ModelVersion) {
-    let counted = Counted::new();
-    let store = counted.store();
-    let model = publish(&store, dir(files).path(), "1").await.unwrap();
-    counted.served();
-    (counted, store, model)
-}
-
-async fn fetch(
-    cache: &ModelCache,
-    store: &ModelStore,
-    model: &ModelVersion,
-) -> Result<CachedModel> {
-    let options = FetchOptions::default();
-    cache.fetch(store, model, &options, &|_| ()).await
-}
-
-/// Fetches, and gives the events.
-async fn fetch_seen(
-    cache: &ModelCache,
-    store: &ModelStore,
-    model: &ModelVersion,
-) -> (Result<CachedModel>, Vec<FetchEvent>) {
-    let events = Mutex::new(Vec::new());
-    let sink = |event| events.lock().unwrap().push(event);
-    let options = FetchOptions::default();
-    let done = cache.fetch(store, model, &options, &sink).await;
-    (done, events.into_inner().unwrap())
-}
-
-/// The same lock as it would be without a manifest.
-pub(crate) fn unsealed(model: &ModelVersion) -> ModelVersion {
-    let mut lock = serde_json::to_value(model).unwrap();
-    let mut lines = String::new();
-    for file in lock["files"].as_array_mut().unwrap() {
-        let file = file.as_object_mut().unwrap();
-        file.remove("sha256");
-        file.remove("trust");
-        let text = |name: &str| file.get(name).and_then(Value::as_str).unwrap_or_default();
-        let (path, size) = (text("path"), &file["size"]);
-        let (etag, version) = (text("etag"), text("version_id"));
-        lines += &format!("{path} {size} etag:{etag} version:{version}\n");
-    }
-    lock["tree_digest"] = json!(format!("sha256:{}", hex::encode(Sha256::digest(lines))));
-    let model: ModelVersion = serde_json::from_value(lock).unwrap();
-    assert!(!model.is_sealed());
-    model
-}
-
-fn check(cached: &CachedModel, files: &[(&str, &[u8])]) {
-    assert_eq!(cached.model().files().len(), files.len());
-    assert!(cached.model().is_sealed());
-    for (path, bytes) in files {
-        let local = cached.path(path).unwrap();
-        assert!(std::fs::read(&local).unwrap() == *bytes, "{path}");
-        assert!(std::fs::metadata(local).unwrap().permissions().readonly());
-    }
-    assert_eq!(cached.path("no such file"), None);
-}
-
-/// The files of a folder below the cache with this ending.
-fn parts(cache: &ModelCache, folder: &str, end: &str) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(cache.dir().join(folder)).unwrap();
-    let paths = entries.map(|entry| entry.unwrap().path());
-    paths
-        .filter(|path| path.to_str().unwrap().ends_with(end))
-        .collect()
-}
-
-/// How many bytes the only journal of the cache speaks of.
-pub(crate) fn journalled(dir: &Path) -> u64 {
-    let entries = std::fs::read_dir(dir.join("partial")).unwrap();
-    let journal = entries
-        .map(|entry| entry.unwrap().path())
-        .find(|path| path.extension().is_some_and(|end| end == "json"));
-    let Some(text) = journal.and_then(|path| std::fs::read(path).ok()) else {
-        return 0;
-    };
-    let journal: Value = serde_json::from_slice(&text).unwrap();
-    journal["durable"].as_u64().unwrap()
-}
-
-/// Fetches up to about `stop`, and drops the fetch there. Says how much is in the journal.
-async fn interrupted(
-    counted: &Counted,
-    cache: &ModelCache,
-    model: &ModelVersion,
-    stop: u64,
-) -> u64 {
-    counted.stop_at(stop);
-    let store = counted.store();
-    let mut fetch = Box::pin(fetch(cache, &store, model));
-    for _ in 0..2_000 {
-        assert!((&mut fetch).now_or_never().is_none(), "it has to wait");
-        if journalled(cache.dir())
-            .checked_sub(1)
-            .is_some_and(|n| n + (16 << 20) >= stop)
-        {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    drop(fetch);
-    counted.stop_at(u64::MAX);
-    let durable = journalled(cache.dir());
-    assert!(durable > 0, "nothing was journalled");
-    counted.served();
-    durable
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_file_arrives_once_and_is_found_again() {
@@ -163,7 +41,7 @@ async fn every_file_arrives_once_and_is_found_again() {
     assert!(events.len() < 40, "{}", events.len());
     assert!(cache.contains(&model).unwrap());
     for file in ["data", "json", "lock"] {
-        assert_eq!(parts(&cache, "partial", file), [PathBuf::new(); 0]);
+        assert!(parts(&cache, "partial", file).is_empty());
     }
     check(&fetch(&cache, &store, &model).await.unwrap(), &files);
     let all = FetchOptions::default().with_rehash(true);
@@ -223,6 +101,14 @@ async fn a_lock_without_digests_comes_back_with_them() {
     assert!(cache.contains(&model).unwrap());
     let again = fetch(&cache, &store, &model).await.unwrap();
     assert_eq!((again.model(), counted.served()), (cached.model(), 0));
+    let read = ReadOptions::default().with_require(Trust::Manifest);
+    let strict = FetchOptions::default().with_read(read);
+    let refused = cache.fetch(&store, &model, &strict, &|_| ()).await;
+    assert_eq!(kind(refused), ErrorKind::Untrusted);
+    cache
+        .fetch(&store, &sealed, &strict, &|_| ())
+        .await
+        .unwrap();
     // What was found is good for the same objects only.
     assert_eq!(
         model.sealed_as(cached.model()).as_ref(),
@@ -238,104 +124,6 @@ async fn a_lock_without_digests_comes_back_with_them() {
     let cached = fetch(&cache, &store, &other).await.unwrap();
     check(&cached, &[files[0], files[1], ("small", b"t")]);
     assert_eq!(counted.served(), 1);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_dropped_fetch_goes_on_where_its_journal_says() {
-    let large = pattern(64 * MIB + 7, 9);
-    let (counted, store, sealed) = world(&[("weights", &large)]).await;
-    for model in [sealed.clone(), unsealed(&sealed)] {
-        let (_dir, cache) = cache();
-        let durable = interrupted(&counted, &cache, &model, 40 << 20).await;
-        let (cached, events) = fetch_seen(&cache, &store, &model).await;
-        check(&cached.unwrap(), &[("weights", &large)]);
-        let resumed = events.iter().find_map(|event| match event {
-            FetchEvent::Resumed { offset, .. } => Some(*offset),
-            _ => None,
-        });
-        // The journal may have gone on between the question and the drop.
-        let offset = resumed.unwrap();
-        assert!(offset >= durable, "{offset} {durable}");
-        let served = counted.served();
-        assert!(
-            served <= large.len() as u64 - offset + 4096,
-            "{served} from {offset}"
-        );
-    }
-}
-
-/// Whatever of a partial file or its journal is damaged, the result is right.
-#[tokio::test(flavor = "multi_thread")]
-async fn damaged_partials_start_anew() {
-    let large = pattern(24 * MIB, 11);
-    let (counted, store, model) = world(&[("weights", &large)]).await;
-    let flip = |path: &Path, at: usize| {
-        let mut bytes = std::fs::read(path).unwrap();
-        bytes[at] ^= 1;
-        std::fs::write(path, bytes).unwrap();
-    };
-    let edit = |path: &Path, key: &str, value: Value| {
-        let mut journal: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
-        journal[key] = value;
-        std::fs::write(path, journal.to_string()).unwrap();
-    };
-    type Damage<'a> = Box<dyn Fn(&Path, &Path, u64) + 'a>;
-    let damages: Vec<(&str, Damage<'_>)> = vec![
-        ("first byte", Box::new(|data, _, _| flip(data, 0))),
-        (
-            "last byte",
-            Box::new(|data, _, end| flip(data, usize::try_from(end - 1).unwrap())),
-        ),
-        (
-            "short",
-            Box::new(|data, _, _| std::fs::write(data, b"x").unwrap()),
-        ),
-        (
-            "gone",
-            Box::new(|data, _, _| std::fs::remove_file(data).unwrap()),
-        ),
-        (
-            "torn journal",
-            Box::new(|_, journal, _| std::fs::write(journal, b"{").unwrap()),
-        ),
-        (
-            "hash state",
-            Box::new(|_, journal, _| {
-                edit(journal, "sha256_state", json!("00".repeat(105)));
-            }),
-        ),
-        (
-            "less",
-            Box::new(|_, journal, end| edit(journal, "durable", json!(end - 1))),
-        ),
-        (
-            "more",
-            Box::new(|_, journal, end| edit(journal, "durable", json!(end + 1))),
-        ),
-        (
-            "schema",
-            Box::new(|_, journal, _| edit(journal, "schema_version", json!(2))),
-        ),
-    ];
-    for (what, damage) in damages {
-        let (_dir, cache) = cache();
-        interrupted(&counted, &cache, &model, 16 << 20).await;
-        // The dropped fetch may still be writing its last journal: the lock says when it is not.
-        let lock = std::fs::File::open(&parts(&cache, "partial", "lock")[0]).unwrap();
-        tokio::task::block_in_place(|| lock.lock().unwrap());
-        drop(lock);
-        let end = journalled(cache.dir());
-        let [data, journal] = ["data", "json"].map(|end| parts(&cache, "partial", end).remove(0));
-        damage(&data, &journal, end);
-        let (cached, events) = fetch_seen(&cache, &store, &model).await;
-        check(&cached.unwrap(), &[("weights", &large)]);
-        let served = counted.served();
-        assert!(served >= large.len() as u64, "{what}: {served} {events:?}");
-        assert!(
-            served <= 2 * large.len() as u64,
-            "{what}: {served} {events:?}"
-        );
-    }
 }
 
 /// Small files are not written through to the disk: what a crash left of them is seen.
@@ -361,51 +149,6 @@ async fn a_small_file_that_is_damaged_is_fetched_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_object_that_is_replaced_between_two_fetches_is_never_mixed() {
-    let [old, new] = [1, 2].map(|seed| pattern(40 * MIB, seed));
-    for sealed in [true, false] {
-        let (counted, store, model) = world(&[("weights", &old)]).await;
-        let model = if sealed { model } else { unsealed(&model) };
-        let (_dir, cache) = cache();
-        interrupted(&counted, &cache, &model, 24 << 20).await;
-        counted
-            .put("versions/1/files/weights", Some(new.clone()))
-            .await;
-        let error = fetch(&cache, &store, &model).await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Changed, "{error:?}");
-        assert_eq!(journalled(cache.dir()), 0, "it is of no more use");
-        if !sealed {
-            let now = unsealed(&store.resolve(&Selector::Latest).await.unwrap());
-            check(
-                &fetch(&cache, &store, &now).await.unwrap(),
-                &[("weights", &new)],
-            );
-        }
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_partial_of_another_lock_is_thrown_away() {
-    let [old, new] = [1, 2].map(|seed| pattern(40 * MIB, seed));
-    let (counted, store, model) = world(&[("weights", &old)]).await;
-    let (_dir, cache) = cache();
-    interrupted(&counted, &cache, &unsealed(&model), 24 << 20).await;
-    counted
-        .put("versions/1/files/weights", Some(new.clone()))
-        .await;
-    let now = unsealed(&store.resolve(&Selector::Latest).await.unwrap());
-    let (cached, events) = fetch_seen(&cache, &store, &now).await;
-    check(&cached.unwrap(), &[("weights", &new)]);
-    assert!(
-        !events
-            .iter()
-            .any(|e| matches!(e, FetchEvent::Resumed { .. })),
-        "{events:?}"
-    );
-    assert_eq!(counted.served(), new.len() as u64);
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn bytes_with_another_digest_are_refused_and_leave_nothing() {
     for size in [10, 5 * MIB] {
         let (counted, store, model) = world(&[("weights", &vec![1; size])]).await;
@@ -423,83 +166,6 @@ async fn bytes_with_another_digest_are_refused_and_leave_nothing() {
         assert!(!cache.contains(&model).unwrap());
         assert_eq!(journalled(cache.dir()), 0);
     }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn two_who_want_one_model_fetch_it_once() {
-    let large = pattern(24 * MIB, 3);
-    let files: [(&str, &[u8]); 3] = [("a", b"1"), ("b", b"2"), ("weights", &large)];
-    let (counted, store, sealed) = world(&files).await;
-    for model in [sealed.clone(), unsealed(&sealed)] {
-        let (_dir, cache) = cache();
-        // Another handle on the same folder is what another process has.
-        let other = ModelCache::open(cache.dir()).unwrap();
-        counted.stop_at(8 << 20);
-        let open = async {
-            while journalled(cache.dir()) == 0 {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-            counted.stop_at(u64::MAX);
-        };
-        let (one, two, ()) = tokio::join!(
-            fetch_seen(&cache, &store, &model),
-            fetch_seen(&other, &store, &model),
-            open
-        );
-        let waited = |events: &[FetchEvent]| {
-            let waiting = |event: &FetchEvent| matches!(event, FetchEvent::Waiting { path } if path == "weights");
-            usize::from(events.iter().any(waiting))
-        };
-        assert_eq!(waited(&one.1) + waited(&two.1), 1);
-        check(&one.0.unwrap(), &files);
-        check(&two.0.unwrap(), &files);
-        assert_eq!(counted.served(), sealed.total_size());
-    }
-}
-
-/// Reading does not wait for the whole file, and the store is read once.
-#[tokio::test(flavor = "multi_thread")]
-async fn files_are_read_while_they_arrive() {
-    let large = pattern(40 * MIB, 21);
-    let files: [(&str, &[u8]); 3] = [("empty", b""), ("small", b"s"), ("weights", &large)];
-    let (counted, store, model) = world(&files).await;
-    let (_dir, cache) = cache();
-    let durable = interrupted(&counted, &cache, &model, 24 << 20).await;
-    counted.stop_at(32 << 20);
-    let fetching = cache
-        .fetching(&store, &model, &FetchOptions::default())
-        .unwrap();
-    assert!(fetching.file("no such file").is_none());
-    let arriving = fetching.file("weights").unwrap();
-    assert_eq!(arriving.size(), large.len() as u64);
-    let read = async {
-        let mut stream = arriving.open(0);
-        let mut got = Vec::new();
-        while got.len() < 24 * MIB {
-            got.extend(stream.try_next().await.unwrap().unwrap());
-        }
-        // The store waits until here: these bytes were read before the rest was sent.
-        counted.stop_at(u64::MAX);
-        while let Some(chunk) = stream.try_next().await.unwrap() {
-            got.extend(chunk);
-        }
-        got
-    };
-    let (cached, got) = tokio::join!(fetching.run(&|_| ()), read);
-    assert!(got == large);
-    assert!(counted.served() <= model.total_size() - durable + 4096);
-    let cached = cached.unwrap();
-    check(&cached, &files);
-    let again = cache
-        .fetching(&store, &model, &FetchOptions::default())
-        .unwrap();
-    let small = again.file("small").unwrap();
-    let (done, bytes) = tokio::join!(again.run(&|_| ()), crate::fixtures::drain(small.open(0)));
-    assert_eq!(
-        (bytes.unwrap().as_slice(), counted.served()),
-        (&b"s"[..], 0)
-    );
-    done.unwrap();
 }
 
 #[tokio::test]

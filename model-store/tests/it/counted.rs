@@ -12,7 +12,8 @@ use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{
     CopyOptions, GetOptions, GetRange, GetResult, ListResult, MultipartUpload, ObjectMeta,
-    ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+    ObjectStore, ObjectStoreExt as _, PutMultipartOptions, PutOptions, PutPayload, PutResult,
+    Result,
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -59,7 +60,6 @@ impl Counted {
     /// Replaces an object, or removes it.
     pub(crate) async fn put(&self, path: &str, bytes: Option<Vec<u8>>) {
         let key = Path::parse(format!("digits/{path}")).unwrap();
-        use object_store::ObjectStoreExt as _;
         match bytes {
             Some(bytes) => drop(self.0.objects.put(&key, bytes.into()).await.unwrap()),
             None => self.0.objects.delete(&key).await.unwrap(),
@@ -130,15 +130,23 @@ impl ObjectStore for Counted {
 /// Forwards connections to a server, and counts what the server answers.
 pub(crate) struct Gate {
     port: u16,
-    count: Arc<(AtomicU64, watch::Sender<u64>)>,
+    count: Arc<Count>,
     task: AbortHandle,
+}
+
+struct Count {
+    served: AtomicU64,
+    until: watch::Sender<u64>,
 }
 
 impl Gate {
     pub(crate) async fn before(server: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let count = Arc::new((AtomicU64::new(0), watch::Sender::new(u64::MAX)));
+        let count = Arc::new(Count {
+            served: AtomicU64::new(0),
+            until: watch::Sender::new(u64::MAX),
+        });
         let shared = Arc::clone(&count);
         let task = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
@@ -155,17 +163,23 @@ impl Gate {
 
     /// The bytes that were forwarded since this was asked last, headers included.
     pub(crate) fn served(&self) -> u64 {
-        self.count.0.swap(0, Ordering::SeqCst)
+        self.count.served.swap(0, Ordering::SeqCst)
+    }
+
+    /// Whether a client is connected.
+    pub(crate) fn is_busy(&self) -> bool {
+        // The gate has one, and so has the task that accepts.
+        Arc::strong_count(&self.count) > 2
     }
 
     /// As `served`, and it goes on counting.
     pub(crate) fn served_so_far(&self) -> u64 {
-        self.count.0.load(Ordering::SeqCst)
+        self.count.served.load(Ordering::SeqCst)
     }
 
     /// Forwards about so many bytes of what is counted, and no others until it is told to.
     pub(crate) fn stop_after(&self, bytes: u64) {
-        self.count.1.send_replace(bytes);
+        self.count.until.send_replace(bytes);
     }
 }
 
@@ -175,11 +189,7 @@ impl Drop for Gate {
     }
 }
 
-async fn forward(
-    client: TcpStream,
-    server: SocketAddr,
-    count: Arc<(AtomicU64, watch::Sender<u64>)>,
-) {
+async fn forward(client: TcpStream, server: SocketAddr, count: Arc<Count>) {
     let Ok(server) = TcpStream::connect(server).await else {
         return;
     };
@@ -188,15 +198,15 @@ async fn forward(
     let asks = async { tokio::io::copy(&mut from_client, &mut to_server).await };
     let answers = async {
         let mut buffer = vec![0; 64 << 10];
-        let mut until = count.1.subscribe();
+        let mut until = count.until.subscribe();
         loop {
             let read = from_server.read(&mut buffer).await?;
             if read == 0 {
                 return to_client.shutdown().await;
             }
-            let open = |until: &u64| count.0.load(Ordering::SeqCst) < *until;
+            let open = |until: &u64| count.served.load(Ordering::SeqCst) < *until;
             drop(until.wait_for(open).await);
-            count.0.fetch_add(read as u64, Ordering::SeqCst);
+            count.served.fetch_add(read as u64, Ordering::SeqCst);
             to_client.write_all(&buffer[..read]).await?;
         }
     };

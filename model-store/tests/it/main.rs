@@ -9,8 +9,10 @@
 
 mod backends;
 mod cached;
+mod caches;
 mod conformance;
 mod counted;
 mod failures;
 mod fixtures;
 mod killed;
+mod resumed;
