@@ -2,6 +2,7 @@
 
 pub mod admission;
 mod backend;
+mod cache;
 mod cause;
 mod connection_string;
 mod documents;
@@ -39,6 +40,9 @@ mod swap;
 mod upload;
 mod version_order;
 
+pub use cache::{
+    Arriving, CachedModel, FetchEvent, FetchOptions, FetchProgress, Fetching, ModelCache, Trimmed,
+};
 pub use error::{BoxError, Error, ErrorKind, Result};
 pub use gc::{GcItem, GcOptions, GcPlan, GcReason, GcReport, Kept};
 pub use history::Move;

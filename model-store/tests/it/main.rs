@@ -9,6 +9,8 @@
 
 mod access;
 mod backends;
+mod cached;
+mod caches;
 mod conformance;
 mod engine;
 mod counting;
@@ -21,3 +23,8 @@ mod signing;
 mod odd_keys;
 mod requests;
 mod watching;
+mod counted;
+mod failures;
+mod fixtures;
+mod killed;
+mod resumed;
