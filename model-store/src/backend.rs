@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::{HeaderMap, HeaderName, HeaderValue};
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, S3ConditionalPut};
 use object_store::azure::{MicrosoftAzureBuilder, split_sas};
+use object_store::client::{HttpConnector, ReqwestConnector};
 use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
 use object_store::{BackoffConfig, ClientOptions, ObjectStore, RetryConfig};
@@ -15,22 +17,100 @@ use crate::connection_string::ConnectionString;
 use crate::error::{Error, ErrorKind, Result};
 use crate::options::StoreOptions;
 use crate::store_url::{Scheme, StoreUrl, redact};
+use crate::transport::{Connector, Governor};
 
 const STAGE: &str = "open model store";
 /// The region signed for when a custom endpoint is given and no region: what such stores expect.
 const CUSTOM_ENDPOINT_REGION: &str = "us-east-1";
 
+/// Reads from this machine's own storage that run at once.
+const LOCAL_READS: usize = 4;
+
+/// An open store.
+pub(crate) struct Opened {
+    pub(crate) store: Arc<dyn ObjectStore>,
+    /// The same objects, for reading their parts.
+    pub(crate) parts: Arc<dyn ObjectStore>,
+    pub(crate) governor: Arc<Governor>,
+    pub(crate) site: Site,
+}
+
 /// The storage of `url`, and what errors about it need to say.
-pub(crate) fn open(url: &StoreUrl, options: &StoreOptions) -> Result<(Arc<dyn ObjectStore>, Site)> {
+pub(crate) fn open(url: &StoreUrl, options: &StoreOptions) -> Result<Opened> {
+    let governor = match host(url, options) {
+        Some(host) => Governor::of(&host),
+        None => local(),
+    };
+    let http = Connector::new(Arc::new(ReqwestConnector::default()), governor);
+    connect(url, options, http)
+}
+
+/// The storage of `url` over other HTTP clients, with a governor of its own.
+pub(crate) fn open_over(
+    url: &StoreUrl,
+    options: &StoreOptions,
+    http: Arc<dyn HttpConnector>,
+) -> Result<Opened> {
+    let governor = if host(url, options).is_some() {
+        Governor::adaptive()
+    } else {
+        local()
+    };
+    connect(url, options, Connector::new(http, governor))
+}
+
+/// The governor of a store on this machine.
+pub(crate) fn local() -> Arc<Governor> {
+    Governor::fixed(LOCAL_READS)
+}
+
+/// What requests to this store share with others: the account, or the endpoint.
+fn host(url: &StoreUrl, options: &StoreOptions) -> Option<String> {
+    let or = |endpoint: &Option<String>, other: &Option<String>| {
+        endpoint
+            .clone()
+            .or_else(|| other.clone())
+            .unwrap_or_default()
+    };
+    match url.scheme() {
+        Scheme::Azure => {
+            let account = url.account().unwrap_or_default();
+            Some(format!(
+                "az {account} {}",
+                or(&options.azure_endpoint, &None)
+            ))
+        }
+        Scheme::S3 => Some(format!(
+            "s3 {}",
+            or(&options.aws_endpoint, &options.aws_region)
+        )),
+        Scheme::File | Scheme::Memory => None,
+    }
+}
+
+fn connect(url: &StoreUrl, options: &StoreOptions, http: Connector) -> Result<Opened> {
     let mut site = site(url);
     site.secrets = options.secrets();
-    let store: Arc<dyn ObjectStore> = match url.scheme() {
-        Scheme::Azure => open_azure(url, options, &mut site)?,
-        Scheme::S3 => open_s3(url, options, &mut site)?,
-        Scheme::File => Arc::new(LocalFileSystem::new().with_fsync(true)),
-        Scheme::Memory => Arc::new(InMemory::new()),
+    let governor = Arc::clone(http.governor());
+    let (store, parts) = match url.scheme() {
+        Scheme::Azure => open_azure(url, options, &mut site, http)?,
+        Scheme::S3 => open_s3(url, options, &mut site, http)?,
+        Scheme::File => twice(Arc::new(LocalFileSystem::new().with_fsync(true))),
+        Scheme::Memory => twice(Arc::new(InMemory::new())),
     };
-    Ok((store, site))
+    Ok(Opened {
+        store,
+        parts,
+        governor,
+        site,
+    })
+}
+
+/// One store for all requests, and one for parts.
+type Pair = (Arc<dyn ObjectStore>, Arc<dyn ObjectStore>);
+
+fn twice(store: Arc<dyn ObjectStore>) -> Pair {
+    (Arc::clone(&store), store)
 }
 
 /// What errors say about the place of `url`, before a credential is known.
@@ -76,11 +156,31 @@ fn client(allow_http: bool) -> ClientOptions {
         .with_timeout(Duration::from_mins(1))
 }
 
+/// No tries below those of the reader, which go on where the last one ended, and no limit to the
+/// time of a request while bytes come: the reader ends one that is stuck.
+fn part_retries() -> RetryConfig {
+    RetryConfig {
+        max_retries: 0,
+        ..retries()
+    }
+}
+
+fn part_client(allow_http: bool) -> ClientOptions {
+    client(allow_http).with_timeout_disabled()
+}
+
+/// Asks S3 for the checksums it keeps.
+fn checksum_mode() -> HeaderMap {
+    let name = HeaderName::from_static("x-amz-checksum-mode");
+    HeaderMap::from_iter([(name, HeaderValue::from_static("ENABLED"))])
+}
+
 fn open_azure(
     url: &StoreUrl,
     given: &StoreOptions,
     site: &mut Site,
-) -> Result<Arc<dyn ObjectStore>> {
+    http: Connector,
+) -> Result<Pair> {
     let mut options = given.clone();
     let account = url.account().unwrap_or_default();
     if let Some(text) = &given.azure_connection_string {
@@ -100,7 +200,8 @@ fn open_azure(
         .with_account(account)
         .with_container_name(url.container().unwrap_or_default())
         .with_retry(retries())
-        .with_client_options(client(allow_http));
+        .with_client_options(client(allow_http))
+        .with_http_connector(http);
     if let Some(endpoint) = endpoint {
         builder = builder.with_endpoint(endpoint.to_owned());
     }
@@ -110,10 +211,15 @@ fn open_azure(
     }
     let (builder, credential) = azure_credential(builder, &options, url)?;
     site.credential = credential;
-    let store = builder
+    let failed = |error| site.error(STAGE, url.to_string(), &error);
+    let store = builder.clone().build().map_err(failed)?;
+    let parts = builder
+        .with_credentials(Arc::clone(store.credentials()))
+        .with_retry(part_retries())
+        .with_client_options(part_client(allow_http))
         .build()
-        .map_err(|error| site.error(STAGE, url.to_string(), &error))?;
-    Ok(Arc::new(store))
+        .map_err(failed)?;
+    Ok((Arc::new(store), Arc::new(parts)))
 }
 
 /// Picks the credential: the narrowest and shortest-lived first, the account key last, so that a
@@ -183,7 +289,8 @@ fn open_s3(
     url: &StoreUrl,
     options: &StoreOptions,
     site: &mut Site,
-) -> Result<Arc<dyn ObjectStore>> {
+    http: Connector,
+) -> Result<Pair> {
     let endpoint = options.aws_endpoint.as_deref();
     let region = match (&options.aws_region, endpoint) {
         (Some(region), _) => region.as_str(),
@@ -206,6 +313,7 @@ fn open_s3(
         .with_region(region)
         .with_retry(retries())
         .with_client_options(client(allow_http))
+        .with_http_connector(http)
         .with_conditional_put(S3ConditionalPut::ETagMatch);
     if let Some(endpoint) = endpoint {
         builder = builder
@@ -214,10 +322,15 @@ fn open_s3(
     }
     let (builder, credential) = s3_credential(builder, options, url)?;
     site.credential = credential;
-    let store = builder
+    let failed = |error| site.error(STAGE, url.to_string(), &error);
+    let store = builder.clone().build().map_err(failed)?;
+    let parts = builder
+        .with_credentials(Arc::clone(store.credentials()))
+        .with_retry(part_retries())
+        .with_client_options(part_client(allow_http).with_default_headers(checksum_mode()))
         .build()
-        .map_err(|error| site.error(STAGE, url.to_string(), &error))?;
-    Ok(Arc::new(store))
+        .map_err(failed)?;
+    Ok((Arc::new(store), Arc::new(parts)))
 }
 
 fn s3_credential(
@@ -350,7 +463,7 @@ mod tests {
                 ..key()
             };
             match open(&url, &options) {
-                Ok((_, site)) => assert!(good && site.credential == "access key", "{endpoint}"),
+                Ok(opened) => assert!(good && opened.site.credential == "access key", "{endpoint}"),
                 Err(error) => assert!(
                     !good && !format!("{error:?}").contains("SECRET"),
                     "{error:?}"
@@ -368,7 +481,7 @@ mod tests {
             azure_federated_token_file: Some("/var/token".into()),
             ..StoreOptions::default()
         };
-        let (_, site) = open(&"az://models.acme/digits".parse().unwrap(), &options).unwrap();
-        assert_eq!(site.credential, "workload identity");
+        let opened = open(&"az://models.acme/digits".parse().unwrap(), &options).unwrap();
+        assert_eq!(opened.site.credential, "workload identity");
     }
 }

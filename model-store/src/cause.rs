@@ -246,7 +246,7 @@ fn is_missing_place(text: &str) -> bool {
 }
 
 /// The texts of an error and its causes, without repetitions.
-fn chain(error: &(dyn StdError + 'static)) -> String {
+pub(crate) fn chain(error: &(dyn StdError + 'static)) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(error) = next {
@@ -260,7 +260,9 @@ fn chain(error: &(dyn StdError + 'static)) -> String {
 }
 
 /// The first cause of type `T`.
-fn find<'a, T: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a T> {
+pub(crate) fn find<'a, T: StdError + 'static>(
+    error: &'a (dyn StdError + 'static),
+) -> Option<&'a T> {
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(found) = error.downcast_ref() {

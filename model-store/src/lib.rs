@@ -21,6 +21,7 @@ mod scan;
 mod selector;
 mod store;
 mod store_url;
+mod transport;
 mod upload;
 mod version_order;
 
@@ -29,7 +30,7 @@ pub use model::{ModelFile, ModelVersion, Trust};
 pub use options::StoreOptions;
 pub use poll::{Seen, WatchOptions};
 pub use publish::{Event, PublishOptions};
-pub use read::ByteStream;
+pub use read::{ByteStream, Piece, PieceStream, Progress, ProgressSink, ReadOptions};
 pub use selector::{ModelRef, Selector};
 pub use store::ModelStore;
 pub use store_url::{Scheme, StoreUrl};

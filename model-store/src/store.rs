@@ -5,14 +5,16 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::TryStreamExt;
+use object_store::client::HttpConnector;
 use object_store::path::Path;
 use object_store::{GetOptions, GetResult, ObjectMeta, ObjectStore, ObjectStoreExt};
 
-use crate::backend;
+use crate::backend::{self, Opened};
 use crate::cause::{Site, place_is_missing};
 use crate::error::{Error, Result};
 use crate::options::StoreOptions;
-use crate::store_url::StoreUrl;
+use crate::store_url::{Scheme, StoreUrl};
+use crate::transport::Governor;
 
 /// Largest JSON document that is read, in bytes: room for some 50,000 files in a manifest.
 const MAX_DOCUMENT: u64 = 16 << 20;
@@ -34,6 +36,11 @@ pub struct ModelStore(Arc<Inner>);
 struct Inner {
     url: StoreUrl,
     store: Arc<dyn ObjectStore>,
+    /// The same objects, for reading their parts: nothing is tried twice below.
+    parts: Arc<dyn ObjectStore>,
+    governor: Arc<Governor>,
+    /// Whether requests pass through our own transport.
+    own: bool,
     root: Path,
     site: Site,
 }
@@ -54,15 +61,35 @@ impl ModelStore {
     /// `Invalid` for an endpoint or region that is missing or breaks a rule, `Unauthorized` when
     /// no credential is given; the hint says which variables to set.
     pub fn open(url: &StoreUrl, options: &StoreOptions) -> Result<Self> {
-        let (store, site) = backend::open(url, options)?;
+        Self::opened(url, backend::open(url, options)?)
+    }
+
+    /// As [`open`](Self::open), with the HTTP clients that `http` makes: for a proxy, certificates
+    /// or limits of one's own, and for faults in tests. Stores in the network only; how many
+    /// requests pay off is then found out for this store alone.
+    ///
+    /// # Errors
+    /// Those of [`open`](Self::open).
+    pub fn open_over(
+        url: &StoreUrl,
+        options: &StoreOptions,
+        http: Arc<dyn HttpConnector>,
+    ) -> Result<Self> {
+        Self::opened(url, backend::open_over(url, options, http)?)
+    }
+
+    fn opened(url: &StoreUrl, opened: Opened) -> Result<Self> {
         let root = Path::parse(url.path()).map_err(|error| {
             Error::invalid("open model store", url.to_string(), error.to_string())
         })?;
         Ok(Self(Arc::new(Inner {
             url: url.clone(),
-            store,
+            store: opened.store,
+            parts: opened.parts,
+            governor: opened.governor,
+            own: true,
             root,
-            site,
+            site: opened.site,
         })))
     }
 
@@ -70,9 +97,16 @@ impl ModelStore {
     /// what locks and errors call it.
     pub fn with_object_store(url: StoreUrl, store: Arc<dyn ObjectStore>, prefix: Path) -> Self {
         let site = backend::site(&url);
+        let governor = match url.scheme() {
+            Scheme::Azure | Scheme::S3 => Governor::adaptive(),
+            Scheme::File | Scheme::Memory => backend::local(),
+        };
         Self(Arc::new(Inner {
             url,
+            parts: Arc::clone(&store),
             store,
+            governor,
+            own: false,
             root: prefix,
             site,
         }))
@@ -90,6 +124,21 @@ impl ModelStore {
 
     pub(crate) fn objects(&self) -> &Arc<dyn ObjectStore> {
         &self.0.store
+    }
+
+    /// The objects, for reading parts of them, where the caller tries again by itself.
+    pub(crate) fn parts(&self) -> &Arc<dyn ObjectStore> {
+        &self.0.parts
+    }
+
+    /// What decides how many requests run at once, shared with all stores on the same host.
+    pub(crate) fn governor(&self) -> &Arc<Governor> {
+        &self.0.governor
+    }
+
+    /// Whether answers come with their headers, and S3 is asked for checksums.
+    pub(crate) fn is_own(&self) -> bool {
+        self.0.own
     }
 
     /// The model's own folder.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt};
 use modelship_model_store::{
-    ErrorKind, Event, ModelStore, ModelVersion, PublishOptions, Selector, WatchOptions,
+    ErrorKind, Event, ModelStore, ModelVersion, PublishOptions, ReadOptions, Selector, WatchOptions,
 };
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
@@ -452,7 +452,9 @@ async fn replaced_during_read(backend: &Backend) {
     let size = 6 * (8 << 20);
     let source = dir(&[("w", &pattern(size, 4)), ("small", b"1234")]);
     let model = publish(&store, source.path(), "1").await.unwrap();
-    let mut stream = store.read(&model, "w", 0).unwrap();
+    // Not all of it is asked for at once.
+    let options = ReadOptions::default().with_window(16 << 20);
+    let mut stream = store.read_with(&model, "w", 0, &options).unwrap();
     let first = stream.next().await.unwrap().unwrap();
     assert!(!first.is_empty());
     // Same size, other bytes: only the tag can tell before the end.
