@@ -1,16 +1,16 @@
 //! A registry that takes every blob and keeps none: what a push costs without a disk behind it.
 
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 
 use rustix::net::{RecvFlags, recv};
+
+use crate::wire::Head;
 
 /// How much of a body is taken at a time.
 const PIECE: usize = 1 << 20;
 /// What is read ahead while a head is parsed.
 const AHEAD: usize = 16 << 10;
-/// A request's head is read up to this length.
-const HEAD_MAX: u64 = 64 << 10;
 
 /// The registry; it listens until the process ends.
 pub(crate) struct Discard {
@@ -37,53 +37,16 @@ impl Discard {
     }
 }
 
-struct Head {
-    method: String,
-    path: String,
-    length: u64,
-}
-
 fn serve(stream: TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut writer = stream.try_clone()?;
     let mut reader = BufReader::with_capacity(AHEAD, stream);
     let mut piece = vec![0; PIECE];
-    while let Some(head) = read_head(&mut reader)? {
+    while let Some(head) = Head::read(&mut reader)? {
         drain(&mut reader, head.length, &mut piece)?;
         writer.write_all(answer(&head).as_bytes())?;
     }
     Ok(())
-}
-
-/// The parts of a request's head that matter here; `None` when the client is done.
-fn read_head(reader: &mut impl BufRead) -> io::Result<Option<Head>> {
-    let mut limited = reader.take(HEAD_MAX);
-    let mut line = String::new();
-    if limited.read_line(&mut line)? == 0 {
-        return Ok(None);
-    }
-    let mut words = line.split(' ').map(str::to_owned);
-    let (method, path) = (
-        words.next().unwrap_or_default(),
-        words.next().unwrap_or_default(),
-    );
-    let mut length = 0;
-    loop {
-        let mut line = String::new();
-        limited.read_line(&mut line)?;
-        match line.trim_end().split_once(':') {
-            None => break,
-            Some((name, value)) if name.eq_ignore_ascii_case("content-length") => {
-                length = value.trim().parse().map_err(io::Error::other)?;
-            }
-            Some(_) => {}
-        }
-    }
-    Ok(Some(Head {
-        method,
-        path,
-        length,
-    }))
 }
 
 /// Drops the rest of a body. The kernel is told to truncate (tcp(7), `MSG_TRUNC`): it does not
@@ -120,6 +83,7 @@ fn answer(head: &Head) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Read as _;
 
     #[test]
     fn a_blob_is_taken_and_not_kept() {

@@ -6,6 +6,7 @@
 )]
 
 mod discard;
+mod fetch;
 mod instructions;
 mod limits;
 mod machine;
@@ -18,6 +19,7 @@ mod swap;
 mod synthetic;
 mod table;
 mod weights;
+mod wire;
 
 use std::process::ExitCode;
 
@@ -42,6 +44,8 @@ struct Arguments {
 enum Bench {
     /// Store to registry: weights read, framed as a tar layer and pushed in one pass.
     Push(push::Options),
+    /// A model out of S3 over connections of a certain rate, beside other downloaders.
+    Fetch(fetch::Options),
     /// Instructions per byte of small cases, compared with those recorded.
     Instructions(instructions::Options),
     /// Peak memory of a push, from 1 to 20 GiB.
@@ -58,6 +62,7 @@ fn main() -> ExitCode {
             Ok(())
         }
         Some(Bench::Push(options)) => run(push::run(&options)),
+        Some(Bench::Fetch(options)) => run(fetch::run(&options)),
         Some(Bench::Instructions(options)) => instructions::run(&options),
         Some(Bench::PushMemory(options)) => run(memory::run(&options)),
         Some(Bench::Swap(options)) => run(swap::run(&options)),
