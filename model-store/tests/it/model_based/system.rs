@@ -185,7 +185,8 @@ impl System {
             }
             assert_eq!(after, expected, "{op:?} in {:#?}", self.world);
         }
-        self.settle(op, lock, ended.as_ref(), &after);
+        let granted = matches!(ended, Some(Ok(_)));
+        self.settle(op, lock, granted, &after).await;
         self.world = after;
     }
 
@@ -224,7 +225,7 @@ impl System {
                     assert!(expected.contains(&error.kind()), "{op:?}: {error:?}");
                 }
             }
-            self.settle(op, lock, Some(&ended), &after);
+            self.settle(op, lock, ended.is_ok(), &after).await;
         }
         self.world = after;
     }
@@ -236,31 +237,44 @@ impl System {
         }
     }
 
-    /// Keeps account of the holds.
-    fn settle(
-        &mut self,
-        op: &Op,
-        lock: Option<ModelVersion>,
-        ended: Option<&Result<Option<Move>, Error>>,
-        after: &World,
-    ) {
-        match (op, lock) {
-            (Op::Hold { name, .. }, Some(lock)) => {
-                let now = after.holds.get(name);
-                if matches!(ended, Some(Ok(_))) || now == Some(&[lock.version().to_owned()].into())
-                {
-                    // Cut off before it was told, a hold may stand and not be granted.
-                    if matches!(ended, Some(Ok(_))) {
-                        self.held.insert(name.clone(), lock);
-                    } else {
-                        self.held.remove(name);
-                    }
-                }
+    /// Keeps account of the holds that were granted.
+    async fn settle(&mut self, op: &Op, lock: Option<ModelVersion>, granted: bool, after: &World) {
+        let (Op::Hold { name, .. } | Op::Release(name)) = op else {
+            return;
+        };
+        match lock {
+            Some(lock) if granted => {
+                let lock = self.refreshed(lock).await;
+                self.held.insert(name.clone(), lock);
             }
-            (Op::Release(name), _) => {
+            // Cut off before it was told, a hold may have gone on to its version.
+            Some(lock) if after.holds.get(name) == Some(&[lock.version().to_owned()].into()) => {
+                self.held.remove(name);
+            }
+            None if matches!(op, Op::Release(_)) => {
                 self.held.remove(name);
             }
             _ => {}
+        }
+    }
+
+    /// The same version, locked now: it may have been removed and published again with the same
+    /// bytes since, which a hold does not mind and a reader is told.
+    async fn refreshed(&self, lock: ModelVersion) -> ModelVersion {
+        let store = &self.clients[2].store;
+        match read(store, &lock, "a").await {
+            Ok(_) => lock,
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::Changed, "{error:?}");
+                let again = Selector::Version(lock.version().to_owned());
+                match store.resolve(&again).await {
+                    Ok(again) => again,
+                    Err(_) => store
+                        .resolve(&lock.tree_digest().parse().unwrap())
+                        .await
+                        .unwrap(),
+                }
+            }
         }
     }
 
@@ -301,6 +315,11 @@ impl System {
                 .difference(&before.retracted)
                 .all(|version| retracted.contains(version))
         );
+        self.check_touched_names(after, ops);
+    }
+
+    fn check_touched_names(&self, after: &World, ops: &[&Op]) {
+        let before = &self.world;
         for (pointer, story) in &after.pointers {
             let known = &before.pointers[pointer];
             assert!(
