@@ -176,14 +176,14 @@ async fn retracted_for_ever(store: &ModelStore, digest: &str) {
     assert_eq!(error.kind(), ErrorKind::Retracted);
     assert!(error.to_string().contains("by ann: leaks names"), "{error}");
     let model = store.resolve(&digest.parse().unwrap()).await.unwrap();
-    assert_eq!(read(&store, &model, "a").await.unwrap(), b"1.2.0");
+    assert_eq!(read(store, &model, "a").await.unwrap(), b"1.2.0");
     for moved in [
         store.set_latest("1.2.0").await,
         store.set_alias("prod", "1.2.0").await,
-        publish(&store, dir(&[("a", b"1.2.0")]).path(), "1.2.0")
+        publish(store, dir(&[("a", b"1.2.0")]).path(), "1.2.0")
             .await
             .map(drop),
-        publish(&store, dir(&[("a", b"other")]).path(), "1.2.0")
+        publish(store, dir(&[("a", b"other")]).path(), "1.2.0")
             .await
             .map(drop),
     ] {
@@ -359,7 +359,7 @@ async fn numbers_after_a_collection(store: &ModelStore) {
     assert_eq!(listed[3].state, VersionState::Retracted);
     assert_eq!(listed.len(), 5, "nothing is left of version 9");
     assert_eq!(
-        kind(publish(&store, dir(&[("a", b"4")]).path(), "4").await),
+        kind(publish(store, dir(&[("a", b"4")]).path(), "4").await),
         ErrorKind::Retracted
     );
 }
@@ -367,7 +367,7 @@ async fn numbers_after_a_collection(store: &ModelStore) {
 /// A hold that moved on, and one that was released, hold no longer.
 async fn holds_that_ended(store: &ModelStore, one: &ModelVersion, two: &ModelVersion) {
     store
-        .hold("cluster-a", &two, &Note::default())
+        .hold("cluster-a", two, &Note::default())
         .await
         .unwrap();
     store
@@ -382,15 +382,15 @@ async fn holds_that_ended(store: &ModelStore, one: &ModelVersion, two: &ModelVer
     assert_eq!(report.removed.len(), 2, "{report:?}");
     assert_eq!(store.versions().await.unwrap(), ["3", "5"]);
     assert_eq!(
-        kind(store.hold("cluster-a", &one, &Note::default()).await),
+        kind(store.hold("cluster-a", one, &Note::default()).await),
         ErrorKind::NotFound
     );
     assert!(store.holds().await.unwrap().is_empty());
     // A number that was given back can be used again.
-    publish(&store, dir(&[("a", b"nine")]).path(), "9")
+    publish(store, dir(&[("a", b"nine")]).path(), "9")
         .await
         .unwrap();
-    assert_eq!(now(&store, &PointerName::Latest).await, Ok("9".into()));
+    assert_eq!(now(store, &PointerName::Latest).await, Ok("9".into()));
 }
 
 /// What a collection leaves that was killed after it marked, or after it removed a manifest.

@@ -29,8 +29,9 @@ pub(crate) struct System {
     place: Place,
     clients: Vec<Client>,
     world: World,
-    /// The locks of holds that were granted and not touched since: they must be readable.
-    held: BTreeMap<String, ModelVersion>,
+    /// The versions of holds that were granted and not touched since, and locks that must be
+    /// readable.
+    held: BTreeMap<String, (String, ModelVersion)>,
 }
 
 /// How an operation ended; nothing when its requests hung and it was dropped.
@@ -176,13 +177,17 @@ impl System {
                 .as_ref()
                 .map(|lock| (lock.version().into(), lock.tree_digest().into()));
             let verdict = expected.apply(op, named.as_ref());
-            match (ended.as_ref().unwrap(), verdict) {
-                (Ok(_), Ok(())) => {}
-                (Err(error), Err(kinds)) if kinds.contains(&error.kind()) => {}
-                (ended, verdict) => {
-                    panic!("{op:?}: {ended:?}, not {verdict:?}, in {:#?}", self.world)
-                }
-            }
+            let said = ended.as_ref().unwrap();
+            let right = match (said, &verdict) {
+                (Ok(_), Ok(())) => true,
+                (Err(error), Err(kinds)) => kinds.contains(&error.kind()),
+                _ => false,
+            };
+            assert!(
+                right,
+                "{op:?}: {said:?}, not {verdict:?}, in {:#?}",
+                self.world
+            );
             assert_eq!(after, expected, "{op:?} in {:#?}", self.world);
         }
         let granted = matches!(ended, Some(Ok(_)));
@@ -244,8 +249,9 @@ impl System {
         };
         match lock {
             Some(lock) if granted => {
+                let version = lock.version().to_owned();
                 let lock = self.refreshed(lock).await;
-                self.held.insert(name.clone(), lock);
+                self.held.insert(name.clone(), (version, lock));
             }
             // Cut off before it was told, a hold may have gone on to its version.
             Some(lock) if after.holds.get(name) == Some(&[lock.version().to_owned()].into()) => {
@@ -422,9 +428,10 @@ impl System {
 
     /// What a granted hold holds can be read with the lock it was granted for.
     async fn check_holds(&self) {
-        for (name, lock) in &self.held {
+        for (name, (version, lock)) in &self.held {
             let held = &self.world.holds[name];
-            assert!(held.contains(lock.version()), "{name}: {held:?}");
+            assert!(held.contains(version), "{name}: {held:?}, not {version}");
+            assert!(self.world.complete.contains_key(version), "{version}");
             self.check_bytes(lock).await;
         }
     }
