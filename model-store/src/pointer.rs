@@ -315,9 +315,9 @@ impl ModelStore {
         }
         if manifest.is_none() {
             let object = self.name_of(&format!("versions/{version}"));
-            let detail = "the version was removed meanwhile";
+            let detail = "it has no manifest: it was removed meanwhile, or others uploaded it";
             return Err(Error::new(ErrorKind::NotFound, STAGE, object, detail)
-                .with_hint("choose another version"));
+                .with_hint("choose another version, or publish this one"));
         }
         Ok(())
     }

@@ -243,15 +243,12 @@ impl ModelStore {
     /// The error of whoever asks for a retracted version by its name.
     pub(crate) fn retracted_error(&self, stage: &'static str, retraction: &Retraction) -> Error {
         let note = &retraction.note;
-        let mut detail = "the version is retracted".to_owned();
-        for (word, text) in [("on", &note.at), ("by", &note.by)] {
-            if let Some(text) = text {
-                detail.push_str(&format!(" {word} {text}"));
-            }
-        }
-        if let Some(reason) = &note.reason {
-            detail.push_str(&format!(": {reason}"));
-        }
+        let said = [(" on ", &note.at), (" by ", &note.by), (": ", &note.reason)];
+        let said = said
+            .into_iter()
+            .filter_map(|(word, text)| Some([word, text.as_deref()?]));
+        let said: Vec<&str> = said.flatten().collect();
+        let detail = format!("the version is retracted{}", said.concat());
         let object = self.name_of(&format!("versions/{}", retraction.version));
         Error::new(ErrorKind::Retracted, stage, object, detail)
             .with_hint("choose another version; its bytes are still read by their sha256 digest")

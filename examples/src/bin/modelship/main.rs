@@ -1,6 +1,7 @@
 //! The `modelship` program: thin wrappers over library calls. `modelship help` lists them.
 #![expect(clippy::print_stdout, reason = "a program for a person at a terminal")]
 
+mod desk;
 mod model;
 mod publish;
 mod told;

@@ -243,9 +243,7 @@ fn run(cases: u32, length: std::ops::Range<usize>, place: impl Fn() -> Place) {
         System::test_sequential(config.clone(), Some(place()), steps, seen);
         Ok(())
     });
-    if let Err(error) = outcome {
-        panic!("{error}");
-    }
+    assert!(outcome.is_ok(), "{}", outcome.unwrap_err());
 }
 
 #[test]
