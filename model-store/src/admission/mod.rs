@@ -74,9 +74,10 @@ pub async fn check(files: &[(String, PathBuf)], policy: &AdmissionPolicy) -> Res
         limits.add(Check::TooLarge, None, detail);
     }
     let mut findings = limits.into_found();
-    let work = files.iter().map(|(path, local)| {
+    // Owned, because a closure over borrowed files would keep the future from changing threads.
+    let work = files.to_vec().into_iter().map(|(path, local)| {
         let (policy, model) = (Arc::clone(&policy), Arc::clone(&model));
-        let (path, local, cancelled) = (path.clone(), local.clone(), Arc::clone(&cancelled));
+        let cancelled = Arc::clone(&cancelled);
         blocking(move || check_file(&path, &local, &model, (&policy, &cancelled)))
     });
     let looked: Vec<_> = stream::iter(work)

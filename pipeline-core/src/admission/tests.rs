@@ -325,6 +325,15 @@ async fn other_rules_make_another_release() {
     assert!(!keys.insert(pipeline.observe().await.unwrap().key));
 }
 
+/// A service runs roads on a runtime of many threads.
+#[tokio::test]
+async fn a_run_may_change_threads() {
+    let road = Road::with(&[]).await;
+    let pipeline = road.pipeline("").await.unwrap();
+    let run = tokio::spawn(async move { pipeline.run(&Trigger::now()).await.map(drop) });
+    assert_eq!(run.await.unwrap().unwrap_err().stage(), Stage::Base);
+}
+
 #[test]
 fn a_record_survives_and_says_what_was_seen() {
     let signer = serde_json::json!({"key": {"fingerprint": "ab"}});
