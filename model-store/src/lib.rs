@@ -34,9 +34,9 @@ mod selector;
 pub mod signing;
 mod store;
 mod store_url;
-mod transport;
 mod survey;
 mod swap;
+mod transport;
 mod upload;
 mod version_order;
 
@@ -56,7 +56,6 @@ pub use pointer_name::PointerName;
 pub use poll::{Seen, WatchOptions, watch};
 pub use publish::{Event, PublishOptions};
 pub use read::{ByteStream, Piece, PieceStream, Progress, ProgressSink, ReadOptions};
-pub use read::ByteStream;
 pub use resolve::ResolveOptions;
 pub use retract::{RetractOptions, RetractReport, Retraction};
 pub use selector::{ModelRef, Selector};

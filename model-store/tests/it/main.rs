@@ -1,7 +1,8 @@
 //! Integration tests of `modelship-model-store`, one binary.
 //!
 //! `conformance` holds the behaviour every store must show; `backends` runs it over each of them,
-//! real servers included. `engine` holds what the range engine does on real servers. `failures` shows what people see when something is wrong.
+//! real servers included. `engine` holds what the range engine does on real servers. `failures`
+//! shows what people see when something is wrong.
 #![expect(
     clippy::unwrap_used,
     reason = "a test that cannot go on stops where it is"
@@ -12,19 +13,17 @@ mod backends;
 mod cached;
 mod caches;
 mod conformance;
-mod engine;
+mod counted;
 mod counting;
+mod engine;
 mod failures;
 mod fixtures;
 mod foreign;
 mod governance;
+mod killed;
 mod model_based;
-mod signing;
 mod odd_keys;
 mod requests;
-mod watching;
-mod counted;
-mod failures;
-mod fixtures;
-mod killed;
 mod resumed;
+mod signing;
+mod watching;
