@@ -6,6 +6,8 @@ use super::source::{Content, Cursor, Failure, Scan};
 
 /// Longest key or name, in bytes.
 const MAX_NAME: u64 = 65_535;
+/// Room for keys, and for names of tensors, in bytes.
+const ROOM_FOR_NAMES: u64 = 64 << 20;
 /// Most tensors and most entries of metadata.
 const MAX_COUNT: u64 = 1 << 20;
 /// How deep arrays may hold arrays.
@@ -92,9 +94,10 @@ pub(super) fn inspect(content: &Content<'_>, len: u64) -> Scan<()> {
 /// Passes over the metadata; gives the alignment of the data.
 fn metadata(cursor: &mut Cursor<'_>, entries: u64) -> Scan<u64> {
     let mut keys = BTreeSet::new();
+    let mut room = ROOM_FOR_NAMES;
     let mut alignment = 32;
     for _ in 0..entries {
-        let key = name(cursor)?;
+        let key = name(cursor, &mut room)?;
         let kind = cursor.u32()?;
         if key == b"general.alignment" {
             let stated = if kind == 4 {
@@ -116,9 +119,10 @@ fn metadata(cursor: &mut Cursor<'_>, entries: u64) -> Scan<u64> {
     Ok(alignment)
 }
 
-fn name(cursor: &mut Cursor<'_>) -> Scan<Vec<u8>> {
+fn name(cursor: &mut Cursor<'_>, room: &mut u64) -> Scan<Vec<u8>> {
     let length = cursor.u64()?;
-    if length > MAX_NAME {
+    *room = room.saturating_sub(length);
+    if length > MAX_NAME || *room == 0 {
         return Err(Failure::broken(format!("a name claims {length} bytes")));
     }
     cursor
@@ -163,9 +167,10 @@ fn value(cursor: &mut Cursor<'_>, kind: u32, depth: u8) -> Scan<()> {
 /// Reads what is said of the tensors; gives their stretches of the data, sorted.
 fn tensor_infos(cursor: &mut Cursor<'_>, tensors: u64, alignment: u64) -> Scan<Vec<(u64, u64)>> {
     let mut names = BTreeSet::new();
+    let mut room = ROOM_FOR_NAMES;
     let mut stretches = Vec::new();
     for _ in 0..tensors {
-        if !names.insert(name(cursor)?) {
+        if !names.insert(name(cursor, &mut room)?) {
             return Err(Failure::broken("a tensor's name appears twice"));
         }
         let dimensions = cursor.u32()?;

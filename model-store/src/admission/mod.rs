@@ -36,15 +36,15 @@ use inspect::{Model, Place};
 use report::{Findings, STAGE};
 use source::{Content, Failure, Packing, Source};
 
-/// Files that are looked at at the same time. Each takes at most some 400 MiB, and little more
-/// than nothing where it holds no pickle.
+/// Files that are looked at at the same time.
 const FILES_AT_ONCE: usize = 2;
 
 /// Looks at files, each given as its path inside the model and where it lies on disk.
 ///
 /// Nothing is unpickled, imported or run. Files are read as streams, and what a pickle builds is
-/// kept in arenas of a fixed size, so that memory is bounded whatever the files hold: 400 MiB for
-/// each of two files at a time, a few where they are honest. Dropping the future stops the work.
+/// kept in arenas of a fixed size, so that memory is bounded whatever the files hold: each of two
+/// files at a time takes a few MiB, a pickle of millions of objects some hundred, and one made to
+/// fill every arena less than 1 GiB. Dropping the future stops the work.
 ///
 /// # Errors
 ///

@@ -6,6 +6,8 @@ use super::machine::{Flavor, Machine};
 use crate::admission::globals::Rule;
 use crate::admission::source::{Failure, Line, Scan};
 
+/// Longest name of a module or of what is in it, in bytes.
+const LONGEST_NAME: usize = 1024;
 /// Codecs that only turn text into bytes.
 const CODECS: [&str; 5] = ["latin1", "latin-1", "utf-8", "utf8", "ascii"];
 
@@ -45,10 +47,10 @@ impl Machine<'_, '_, '_> {
 
     fn name_line(&mut self) -> Scan<String> {
         match self.cursor.line()? {
-            Line::Whole(line) => str::from_utf8(line)
+            Line::Whole(line) if line.len() <= LONGEST_NAME => str::from_utf8(line)
                 .map(str::to_owned)
                 .map_err(|_| Failure::broken("a name is not UTF-8")),
-            Line::Long => Err(Failure::broken("a name is longer than any name")),
+            _ => Err(Failure::broken("a name is longer than any name")),
         }
     }
 
@@ -348,7 +350,10 @@ impl Machine<'_, '_, '_> {
         let Some(items) = items else {
             return true;
         };
-        text(rule) || items.iter().any(|item| self.rule_of(*item).is_some_and(text))
+        text(rule)
+            || items
+                .iter()
+                .any(|item| self.rule_of(*item).is_some_and(text))
     }
 }
 

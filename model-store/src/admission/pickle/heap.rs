@@ -10,8 +10,8 @@ pub(super) const LONGEST_TEXT: usize = 256;
 const ROOM_FOR_TEXT: usize = 64 << 20;
 /// Longest tuple whose items are kept.
 const LONGEST_TUPLE: usize = 16;
-/// Room for the items of tuples: 64 MiB.
-const ROOM_FOR_ITEMS: usize = 8 << 20;
+/// Room for texts, for tuples, and for the items of tuples: 32 MiB each.
+const ROOM_FOR_ITEMS: usize = 4 << 20;
 /// Room for dictionaries, for their entries and for tracked instances.
 const ROOM_FOR_OBJECTS: usize = 1 << 20;
 /// Most entries of a dictionary that are kept.
@@ -109,7 +109,9 @@ fn place(index: u32) -> usize {
 impl Heap {
     /// Keeps a text.
     pub(super) fn keep_text(&mut self, text: &str) -> Value {
-        if text.len() > LONGEST_TEXT || self.text.len() + text.len() > ROOM_FOR_TEXT {
+        let full =
+            self.text.len() + text.len() > ROOM_FOR_TEXT || self.texts.len() >= ROOM_FOR_ITEMS;
+        if text.len() > LONGEST_TEXT || full {
             return Value::Blob;
         }
         self.texts.push((index(self.text.len()), index(text.len())));

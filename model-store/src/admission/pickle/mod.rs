@@ -11,6 +11,8 @@ mod heap;
 mod literal;
 mod machine;
 mod step;
+#[cfg(test)]
+mod tests;
 mod vetting;
 
 use heap::Value;
@@ -119,11 +121,13 @@ pub(super) fn looks_like(content: &Content<'_>, text: bool) -> Scan<bool> {
     let nothing = std::collections::BTreeSet::new();
     let mut vetting = Vetting::new(&nothing);
     let mut cursor = content.open()?;
-    let walked = Machine::new(&mut cursor, &mut vetting, Flavor::Plain).run();
-    let whole = match walked {
-        Ok(_) => true,
-        Err(Failure::Io(error)) => return Err(Failure::Io(error)),
-        Err(Failure::Broken(_) | Failure::Limit(_)) => false,
+    let whole = loop {
+        match Machine::new(&mut cursor, &mut vetting, Flavor::Plain).run() {
+            Ok(_) if cursor.at_end()? => break true,
+            Ok(_) => {}
+            Err(Failure::Io(error)) => return Err(Failure::Io(error)),
+            Err(Failure::Broken(_) | Failure::Limit(_)) => break false,
+        }
     };
     Ok(vetting.imports > 0 && (whole || vetting.calls > 0 || !text))
 }

@@ -8,9 +8,9 @@ use crate::admission::report::quote;
 /// Different things that are told about one pickle.
 const MAX_EVENTS: usize = 64;
 /// Different globals that one file may import; large models import some hundred.
-const MAX_GLOBALS: usize = 1 << 16;
+const MAX_GLOBALS: usize = 1 << 14;
 /// Storages of torch that are remembered by key; more are not accounted for.
-const MAX_STORAGES: usize = 1 << 20;
+const MAX_STORAGES: usize = 1 << 18;
 
 /// Something unsafe.
 #[derive(Clone, Debug, PartialEq, Eq)]

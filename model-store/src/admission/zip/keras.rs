@@ -7,7 +7,7 @@ use crate::admission::report::{Findings, quote};
 use crate::admission::source::{BUFFER, Content, Scan};
 
 /// Longest configuration that is read, in bytes.
-const MAX_CONFIG: usize = 64 << 20;
+const MAX_CONFIG: usize = 8 << 20;
 /// Where Keras's own classes are.
 const MODULES: [&str; 7] = [
     "builtins",
