@@ -33,6 +33,7 @@ const MAX_DOCUMENT: u64 = 16 << 20;
 #[derive(Clone)]
 pub struct ModelStore(Arc<Inner>);
 
+#[derive(Clone)]
 struct Inner {
     url: StoreUrl,
     store: Arc<dyn ObjectStore>,
@@ -86,20 +87,9 @@ impl ModelStore {
     /// The same store, resolving by these options.
     #[must_use]
     pub fn with_resolve_options(&self, options: ResolveOptions) -> Self {
-        let Inner {
-            url,
-            store,
-            root,
-            site,
-            ..
-        } = self.0.as_ref();
-        Self(Arc::new(Inner {
-            url: url.clone(),
-            store: Arc::clone(store),
-            root: root.clone(),
-            site: site.clone(),
-            resolving: options,
-        }))
+        let mut inner = self.0.as_ref().clone();
+        inner.resolving = options;
+        Self(Arc::new(inner))
     }
 
     /// How this store resolves.
