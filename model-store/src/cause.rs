@@ -65,6 +65,10 @@ impl Site {
                 _ => ErrorKind::Unreachable,
             };
         }
+        // A list request for what is not there is generic too.
+        if is_missing_place(text) {
+            return ErrorKind::NotFound;
+        }
         if self.scheme == Scheme::File {
             return match find::<io::Error>(error).map(io::Error::kind) {
                 Some(io::ErrorKind::PermissionDenied) => ErrorKind::Forbidden,

@@ -106,7 +106,7 @@ impl ModelStore {
             // What was probed came before the answer: what changes in between is seen by the next
             // poll, late and not lost.
             basis: Some(match probed {
-                Some(earlier) => basis.as_of(earlier),
+                Some(earlier) => basis.or_earlier(earlier),
                 None => basis,
             }),
             version: model.version().to_owned(),

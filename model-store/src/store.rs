@@ -121,10 +121,9 @@ impl ModelStore {
     /// The same store, resolving by these options.
     #[must_use]
     pub fn with_resolve_options(&self, options: ResolveOptions) -> Self {
-        Self(Arc::new(Inner {
-            resolving: options,
-            ..self.0.as_ref().clone()
-        }))
+        let mut inner = self.0.as_ref().clone();
+        inner.resolving = options;
+        Self(Arc::new(inner))
     }
 
     /// How this store resolves.

@@ -64,18 +64,16 @@ impl Format {
         match name {
             "MLmodel" => return Self::Mlflow,
             "saved_model.pb" | "saved_model.pbtxt" => return Self::SavedModel,
-            _ if name.starts_with("pytorch_model") && name.ends_with(".bin") => {
-                return Self::Torch;
-            }
             _ => {}
         }
-        let extension = name.rsplit_once('.').map_or("", |(_, extension)| extension);
+        let (stem, extension) = name.rsplit_once('.').unwrap_or((name, ""));
         match extension.to_ascii_lowercase().as_str() {
             "safetensors" => Self::Safetensors,
             "gguf" => Self::Gguf,
             "onnx" => Self::Onnx,
             "keras" | "h5" | "hdf5" => Self::Keras,
             "pt" | "pth" | "ckpt" => Self::Torch,
+            "bin" if stem.starts_with("pytorch_model") => Self::Torch,
             "pkl" | "pickle" | "joblib" => Self::Pickle,
             _ => Self::Plain,
         }

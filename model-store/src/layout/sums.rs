@@ -93,15 +93,12 @@ fn lines(bytes: &[u8]) -> Result<Vec<&str>, String> {
 
 /// `HEX  FILE`, `HEX *FILE`, or BSD's `SHA256 (FILE) = HEX`.
 fn parse_line(line: &str) -> Option<(String, &str)> {
-    let (hex, path) = match line.strip_prefix("SHA256 (") {
-        Some(rest) => {
-            let (path, hex) = rest.rsplit_once(") = ")?;
-            (hex, path)
-        }
-        None => {
-            let (hex, rest) = line.split_once(' ')?;
-            (hex, rest.strip_prefix([' ', '*']).unwrap_or(rest))
-        }
+    let (hex, path) = if let Some(rest) = line.strip_prefix("SHA256 (") {
+        let (path, hex) = rest.rsplit_once(") = ")?;
+        (hex, path)
+    } else {
+        let (hex, rest) = line.split_once(' ')?;
+        (hex, rest.strip_prefix([' ', '*']).unwrap_or(rest))
     };
     let hex = hex.to_ascii_lowercase();
     (check_sha256(&hex).is_ok() && !path.is_empty()).then_some((hex, path))

@@ -50,7 +50,7 @@ impl Basis {
     }
 
     /// This basis of a new answer, as of an earlier look at the same folder.
-    pub(crate) fn as_of(self, earlier: Self) -> Self {
+    pub(crate) fn or_earlier(self, earlier: Self) -> Self {
         match (&self, &earlier) {
             (Self::Listing { folder, .. }, Self::Listing { folder: other, .. })
                 if folder == other =>

@@ -281,15 +281,10 @@ fn state(whole: &mut Whole, index: Option<&Index>, version: &str) -> Result<(), 
 
 /// The versions that were left out, in words.
 fn omitted(left_out: &[String]) -> String {
-    let mut text = String::new();
-    if !left_out.is_empty() {
-        text = format!(
-            "; left out: {}",
-            left_out[..left_out.len().min(NAMED)].join(", ")
-        );
+    let named = left_out[..left_out.len().min(NAMED)].join(", ");
+    match left_out.len() {
+        0 => String::new(),
+        1..=NAMED => format!("; left out: {named}"),
+        all => format!("; left out: {named} and {} more", all - NAMED),
     }
-    if left_out.len() > NAMED {
-        text.push_str(&format!(" and {} more", left_out.len() - NAMED));
-    }
-    text
 }

@@ -195,7 +195,7 @@ impl ModelStore {
     }
 
     /// `Ok` when there is nothing to list; else what is wrong, with the key that is.
-    fn list_failed(&self, folder: &str, error: &object_store::Error) -> Result<()> {
+    pub(crate) fn list_failed(&self, folder: &str, error: &object_store::Error) -> Result<()> {
         let Some(odd) = find::<object_store::path::Error>(error) else {
             return self.missing_or(STAGE, folder, error);
         };

@@ -107,10 +107,10 @@ fn parse_json(bytes: &[u8]) -> Result<Option<Named>, String> {
 
 impl ModelStore {
     pub(crate) fn parse_any_pointer(&self, path: &str, bytes: &[u8]) -> Result<Option<Named>> {
-        let named = if path.ends_with(".json") {
-            parse_json(bytes)
-        } else {
+        let named = if TEXT_POINTERS.contains(&path) {
             parse_text(bytes).map(Some)
+        } else {
+            parse_json(bytes)
         };
         named.map_err(|why| Error::invalid(STAGE, self.name_of(path), why))
     }

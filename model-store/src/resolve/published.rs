@@ -59,9 +59,7 @@ impl ModelStore {
         let listed = match self.objects().list_with_delimiter(Some(&prefix)).await {
             Ok(listed) => listed,
             Err(error) => {
-                return self
-                    .missing_or("list versions", "", &error)
-                    .map(|()| Vec::new());
+                return self.list_failed("versions", &error).map(|()| Vec::new());
             }
         };
         let names = listed

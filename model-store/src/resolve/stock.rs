@@ -96,12 +96,11 @@ impl ModelStore {
         } else {
             None
         };
-        let mut names: Vec<String> = match &index {
-            Some((index, _)) => index.versions.iter().map(|v| v.version.clone()).collect(),
-            None => {
-                let versions = top.folders.iter().filter(|name| looks_like_version(name));
-                versions.cloned().collect()
-            }
+        let mut names: Vec<String> = if let Some((index, _)) = &index {
+            index.versions.iter().map(|v| v.version.clone()).collect()
+        } else {
+            let versions = top.folders.iter().filter(|name| looks_like_version(name));
+            versions.cloned().collect()
         };
         sort(&mut names);
         let shelf = if names.is_empty() && pointer.is_none() {

@@ -234,8 +234,12 @@ pub(crate) mod tests {
         }
 
         #[test]
-        fn never_panics(text in "(before:|object:|[\\^~<>=*]{0,2})\\PC{0,40}") {
-            let _ = text.parse::<Selector>();
+        fn what_is_read_is_written_the_same(
+            text in "(before:|object:|alias:|[\\^~<>=*]{0,2})(\\PC{0,30}|[\\^~<>=*, .0-9xXva+:TZ-]{0,16})"
+        ) {
+            if let Ok(selector) = text.parse::<Selector>() {
+                prop_assert_eq!(selector.to_string().parse::<Selector>().ok(), Some(selector));
+            }
         }
     }
 }

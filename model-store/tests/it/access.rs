@@ -85,3 +85,35 @@ async fn a_signature_for_one_blob_is_enough_for_it_and_says_what_it_lacks() {
         assert!(!all.contains(&secret) && !all.contains("sig="), "{all}");
     }
 }
+
+/// A container that is not there is told from a model that is not, whatever is asked for.
+#[tokio::test]
+async fn a_missing_container_is_named_by_every_selector() {
+    let Some(azurite) = need(Azurite::start().await) else {
+        return;
+    };
+    let options = crate::backends::azurite_options(&azurite);
+    for name in ["digits", "digits.pkl"] {
+        let url = format!("az://nothing.{}/{name}", azurite.account());
+        let store = ModelStore::open(&url.parse().unwrap(), &options).unwrap();
+        let digest = format!("sha256:{}", "0".repeat(64));
+        for selector in [
+            "latest",
+            "1",
+            "^1",
+            "newest",
+            "before:2199-01-01",
+            "alias:prod",
+            "object:x",
+            &digest,
+        ] {
+            let error = refused(&store, selector).await;
+            assert_eq!(error.kind(), ErrorKind::NotFound, "{selector}: {error:?}");
+            let hint = error.hint().unwrap();
+            assert!(
+                hint.starts_with("create container nothing"),
+                "{selector}: {hint}"
+            );
+        }
+    }
+}

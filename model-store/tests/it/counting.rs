@@ -23,6 +23,8 @@ pub(crate) struct Counting {
     /// Every listing finds one more object, as if someone were uploading.
     pub(crate) moving: Arc<AtomicBool>,
     added: Arc<AtomicUsize>,
+    /// Listing is not allowed.
+    pub(crate) unlisted: AtomicBool,
 }
 
 impl Counting {
@@ -102,6 +104,13 @@ impl ObjectStore for Counting {
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
         let prefix = prefix.cloned().unwrap_or_default();
         self.note("list", &prefix, "");
+        if self.unlisted.load(Ordering::SeqCst) {
+            let refused = object_store::Error::PermissionDenied {
+                path: prefix.to_string(),
+                source: "403".into(),
+            };
+            return stream::once(async { Err(refused) }).boxed();
+        }
         if !self.moving.load(Ordering::SeqCst) {
             return self.inner.list(Some(&prefix));
         }

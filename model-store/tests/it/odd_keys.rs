@@ -54,6 +54,7 @@ async fn keys_that_no_file_can_have_are_refused_by_name() {
         ("parent", "1/../b", "parent/1/../b"),
         ("dot", "1/./b", "dot/1/./b"),
         ("backslash", "1/a\\b", "a\\\\b"),
+        ("control", "1/a\u{1}b", "control/1/a"),
         ("case", "1/W.BIN", "W.BIN"),
         (
             "both",

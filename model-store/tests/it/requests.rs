@@ -70,6 +70,24 @@ async fn one_file_is_pinned_by_its_own_request() {
     assert_eq!(requests[3], "head versions/1/files/a");
 }
 
+/// A credential that may read and not list is enough for a pointer.
+#[tokio::test]
+async fn files_that_cannot_be_listed_are_asked_for_one_by_one() {
+    let (store, model, second) = published().await;
+    store.unlisted.store(true, Ordering::SeqCst);
+    store.requests();
+    let found = model.resolve(&Selector::Latest).await.unwrap();
+    assert_eq!(found.files(), second.files());
+    assert_eq!(
+        store.requests()[3..],
+        [
+            "list versions/1.1.0/files",
+            "head versions/1.1.0/files/a",
+            "head versions/1.1.0/files/b",
+        ]
+    );
+}
+
 #[tokio::test]
 async fn an_object_costs_two_requests_and_a_folder_few() {
     let store = Arc::new(Counting::default());
