@@ -1,6 +1,5 @@
 #![doc = include_str!("../README.md")]
 
-mod arrival;
 mod base;
 mod build;
 mod cache;
@@ -22,6 +21,7 @@ mod publish;
 mod recipe;
 mod release;
 mod report;
+mod seals;
 mod smoke;
 mod source;
 mod suite;
