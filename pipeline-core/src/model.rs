@@ -41,10 +41,7 @@ pub(crate) async fn seal(
     let told = |event| tell(timer, event);
     let options = FetchOptions::default();
     let fetched = files.fetch(store, model, &options, &told);
-    let sealed = fetched.await.map_err(step)?.model().clone();
-    // RECHECK: a set of several objects that was replaced meanwhile is seen here, by
-    // `store.recheck(model).await.map_err(step)?`, when the store can do that.
-    Ok(sealed)
+    Ok(fetched.await.map_err(step)?.model().clone())
 }
 
 /// Fetches `model` into the cache, or finds it there, and makes the layers that hold it below
