@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use modelship_image_builder::{self as image_builder, Layer};
+use modelship_model_store::{ModelCache, ModelVersion};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -51,6 +52,21 @@ impl Cache {
             settle(stage, temporary, &target)?;
         }
         Ok(target)
+    }
+
+    /// The files of models, by their content.
+    pub(crate) fn model_files(&self, stage: Stage) -> Result<ModelCache> {
+        let path = self.root.join("files");
+        ModelCache::open(&path).map_err(|e| Error::step(stage, path.display(), e))
+    }
+
+    /// Removes the files of other models than `model`, and what is left of fetches that never
+    /// ended; nothing while another run is fetching.
+    pub(crate) async fn keep_model(&self, model: &ModelVersion) {
+        if let Ok(files) = self.model_files(Stage::Fetch) {
+            // A cache that cannot be trimmed is still a right cache.
+            let _ = files.trim(&[model], 0).await;
+        }
     }
 
     /// Removes unpacked and packed layers, sources and models that `used` does not name: what one run needed

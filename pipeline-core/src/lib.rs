@@ -1,7 +1,6 @@
 #![doc = include_str!("../README.md")]
 
 mod admission;
-mod arrival;
 mod base;
 mod build;
 mod cache;
@@ -23,6 +22,7 @@ mod publish;
 mod recipe;
 mod release;
 mod report;
+mod seals;
 mod smoke;
 mod source;
 mod suite;

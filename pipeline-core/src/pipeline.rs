@@ -20,10 +20,11 @@ use crate::publish::Publisher;
 use crate::recipe::{self, RunSettings};
 use crate::release::Release;
 use crate::report::{PlanReport, Status};
+use crate::seals::Seals;
 use crate::source::Source;
 use crate::target::{self, Target, TargetState};
 use crate::trigger::Trigger;
-use crate::{Stage, verify};
+use crate::{Stage, model, verify};
 
 /// One app's road, wired to its services.
 #[derive(Clone)]
@@ -187,11 +188,8 @@ impl Pipeline {
         );
         let app = &self.config.app;
         let step = |e| Error::step(Stage::Observe, &self.reference, e);
-        let model = self
-            .store
-            .resolve(&self.reference.selector)
-            .await
-            .map_err(step)?;
+        let resolved = self.store.resolve(&self.reference.selector).await;
+        let model = self.sealed(resolved.map_err(step)?).await?;
         timer.note(format!(
             "model {} {}: {}",
             model.name(),
@@ -225,6 +223,24 @@ impl Pipeline {
             state,
             time,
         })
+    }
+
+    /// The model with the digests of its files, which a release key is made of: as the store states
+    /// them, as they were found before, or else as they are found by fetching it now.
+    async fn sealed(&self, model: ModelVersion) -> Result<ModelVersion> {
+        if model.is_sealed() {
+            return Ok(model);
+        }
+        let seals = Seals::new(&self.config.state);
+        if let Some(sealed) = seals.find(&model) {
+            return Ok(sealed);
+        }
+        let what = format!("{} {}, to know its digests", model.name(), model.version());
+        let timer = StageTimer::start(&self.progress, Stage::Fetch, what);
+        let sealed = model::seal(&self.store, &model, &self.cache, &timer).await?;
+        seals.keep(&model, &sealed)?;
+        timer.finish(sealed.tree_digest());
+        Ok(sealed)
     }
 
     fn decide(&self, seen: &Observation, trigger: &Trigger) -> Plan {
@@ -273,6 +289,7 @@ impl Pipeline {
                 release.admission = Some(built.admission);
                 release.stages.extend(built.stages);
                 self.cache.keep_only(&built.used);
+                self.cache.keep_model(&seen.model).await;
                 image
             }
             None => seen.image.ok_or_else(|| {

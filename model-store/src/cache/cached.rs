@@ -77,8 +77,35 @@ fn link(source: &Path, target: &Path) -> io::Result<()> {
         return if same { Ok(()) } else { Err(error) };
     }
     // Another disk, a file system without links, or too many of them.
+    copy(source, target)
+}
+
+fn copy(source: &Path, target: &Path) -> io::Result<()> {
     let mut from = fs::File::open(source)?;
     let mut copy = fs::File::create_new(target)?;
     io::copy(&mut from, &mut copy)?;
     copy.set_permissions(from.metadata()?.permissions())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_is_as_read_only_as_a_link_and_replaces_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let [source, linked, copied] = ["source", "a/linked", "copied"].map(|n| dir.path().join(n));
+        fs::write(&source, "bytes").unwrap();
+        let mut mode = fs::metadata(&source).unwrap().permissions();
+        mode.set_readonly(true);
+        fs::set_permissions(&source, mode).unwrap();
+        link(&source, &linked).unwrap();
+        copy(&source, &copied).unwrap();
+        for target in [&linked, &copied] {
+            assert_eq!(fs::read(target).unwrap(), b"bytes");
+            assert!(fs::metadata(target).unwrap().permissions().readonly());
+        }
+        link(&source, &linked).unwrap();
+        assert!(link(&source, &copied).is_err() && copy(&source, &copied).is_err());
+    }
 }

@@ -14,6 +14,7 @@ use super::{ModelCache, failed};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::Trust;
 use crate::names::check_sha256;
+use crate::read::ReadOptions;
 
 /// Files of fewer bytes are fetched whole. They are not written through to the disk one by one,
 /// which would take longer than to fetch them; instead they are hashed whenever they are found.
@@ -30,6 +31,22 @@ struct Known {
 
 /// The SHA-256 of a file, and who but the lock says that it is right.
 pub(super) type Seal = (String, Trust);
+
+/// Which files of the cache are good enough.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wanted {
+    /// Whether large files are hashed again, too.
+    rehash: bool,
+    /// Who has to vouch for what the lock does not say.
+    least: Option<Trust>,
+}
+
+impl Wanted {
+    pub(super) fn of(read: &ReadOptions, rehash: bool) -> Self {
+        let least = read.require;
+        Self { rehash, least }
+    }
+}
 
 impl ModelCache {
     /// Where the file with this content is, or will be.
@@ -92,11 +109,15 @@ impl ModelCache {
 
     /// The SHA-256 of the file that `pin` means, if that file is here. A small one, or any one on
     /// request, is hashed again before it is trusted.
-    pub(super) fn find(&self, pin: &Pin, rehash: bool) -> Result<Option<Seal>> {
+    pub(super) fn find(&self, pin: &Pin, wanted: Wanted) -> Result<Option<Seal>> {
         let Some((sha256, trust)) = self.digest_of(pin) else {
             return Ok(None);
         };
-        let rehash = rehash || pin.size < SMALL;
+        // Read once more, it may be compared with what the store says.
+        if pin.sha256.is_none() && Some(trust) < wanted.least {
+            return Ok(None);
+        }
+        let rehash = wanted.rehash || pin.size < SMALL;
         let whole = self.is_whole(&sha256, pin.size, rehash)?;
         Ok(whole.then_some((sha256, trust)))
     }

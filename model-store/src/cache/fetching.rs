@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 
-use futures::{StreamExt as _, TryStreamExt as _, stream};
+use futures::TryStreamExt as _;
+use futures::stream::FuturesUnordered;
 use tokio::sync::{Semaphore, watch};
 
 use super::arriving::{Arriving, Place};
 use super::cached::CachedModel;
-use super::content::Seal;
+use super::content::{Seal, Wanted};
 use super::lock::{FileLock, Share};
 use super::meter::Meter;
 use super::options::{FetchEvent, FetchOptions};
@@ -125,25 +126,29 @@ impl Fetching {
         // Of two large ones, one fills the network while the other one begins or ends.
         let share = if missing.len() > 1 { 2 } else { 1 };
         let most = (self.places() / share).max(1);
-        let fetches: Vec<_> = missing
-            .into_iter()
-            .map(|content| self.fetch_one(content, (&room, most, &meter)))
-            .collect();
-        let fetches = stream::iter(fetches).buffer_unordered(at_once);
+        let mut fetches = FuturesUnordered::new();
+        for content in missing {
+            if fetches.len() >= at_once {
+                found.extend(fetches.try_next().await?);
+            }
+            fetches.push(self.fetch_one(content, (&room, most, &meter)));
+        }
         found.extend(fetches.try_collect::<Vec<_>>().await?);
         let model = self.seal(&found)?;
+        // RECHECK: for a lock that is not sealed, `self.store.recheck(&self.model).await?`.
         Ok(CachedModel::new(model, self.cache, hold))
     }
 
     /// What is here, with its digests, and what is not, for which there must be room on the disk.
     async fn look(&self, meter: &Meter<'_>) -> Result<(HashMap<String, Seal>, Vec<&Content>)> {
-        let (cache, rehash) = (self.cache.clone(), self.options.rehash);
+        let cache = self.cache.clone();
+        let wanted = Wanted::of(&self.options.read, self.options.rehash);
         let keep = self.options.keep_free;
         let pins: Vec<Pin> = self.contents.iter().map(|c| c.pin.clone()).collect();
         let digests = blocking(move || {
             let (mut digests, mut needed) = (Vec::with_capacity(pins.len()), 0_u64);
             for pin in &pins {
-                let found = cache.find(pin, rehash)?;
+                let found = cache.find(pin, wanted)?;
                 if found.is_none() {
                     let begun = fs::metadata(cache.partial(&pin.key(), "data"));
                     let begun = begun.map_or(0, |meta| meta.len());

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::arriving::Place;
-use super::content::{SMALL, Seal};
+use super::content::{SMALL, Seal, Wanted};
 use super::inlet::{Batch, Inlet};
 use super::lock::{FileLock, Share};
 use super::meter::Meter;
@@ -15,7 +15,7 @@ use super::partial::{Checkpoints, Partial, Recheck};
 use super::pin::Pin;
 use super::{ModelCache, blocking};
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::ModelVersion;
+use crate::model::{ModelVersion, Trust};
 use crate::read::ReadOptions;
 use crate::store::ModelStore;
 
@@ -42,7 +42,8 @@ impl Transfer<'_> {
         };
         let lock = Arc::new(FileLock::wait(path, Share::Alone, waiting).await?);
         let (cache, pin) = (self.cache.clone(), self.pin.clone());
-        let seal = match blocking(move || cache.find(&pin, false)).await? {
+        let wanted = Wanted::of(&self.read, false);
+        let seal = match blocking(move || cache.find(&pin, wanted)).await? {
             Some(seal) => {
                 self.meter.found(self.pin.size);
                 seal
@@ -84,7 +85,14 @@ impl Transfer<'_> {
     }
 
     async fn large(&self, lock: &Arc<FileLock>) -> Result<Seal> {
-        let partial = self.open(lock, Partial::open).await?;
+        // Of a file that goes on, no checksum of the store is compared.
+        let must_compare = self.pin.sha256.is_none() && self.read.require > Some(Trust::Observed);
+        let open = if must_compare {
+            Partial::fresh
+        } else {
+            Partial::open
+        };
+        let partial = self.open(lock, open).await?;
         if partial.at() > 0 {
             self.meter.found(partial.at());
             self.meter.tell(FetchEvent::Resumed {
@@ -138,6 +146,7 @@ impl Transfer<'_> {
                     return Err(self.give_up(error, partial, checkpoints).await);
                 }
                 Next::Checked(false) | Next::Batch(Ok(Batch::Other)) => {
+                    checkpoints.settle().await?;
                     return Ok(self.stale(&partial));
                 }
             }

@@ -7,10 +7,10 @@ use std::time::Duration;
 use modelship_model_store::{
     FetchOptions, ModelCache, ModelStore, ModelVersion, ReadOptions, StoreOptions,
 };
-use modelship_testkit::{Versitygw, need};
+use modelship_testkit::{Azurite, Versitygw, need};
 use serde_json::{Value, json};
 
-use crate::backends::{options, s3_options};
+use crate::backends::{azurite_options, s3_options};
 use crate::caches::{journalled, unsealed};
 use crate::counted::Gate;
 use crate::fixtures::{dir, pattern, publish};
@@ -26,13 +26,14 @@ const WINDOW: u64 = READ + (8 << 20);
 const SLACK: u64 = 256 << 10;
 
 fn client(task: &Value) -> StoreOptions {
-    let text = |name: &str| task[name].as_str().unwrap().to_owned();
-    options(&[
-        ("AWS_ENDPOINT_URL_S3", text("endpoint")),
-        ("AWS_REGION", text("region")),
-        ("AWS_ACCESS_KEY_ID", text("id")),
-        ("AWS_SECRET_ACCESS_KEY", text("secret")),
-    ])
+    let variables = task["variables"].as_object().unwrap();
+    let text =
+        |(name, value): (&'_ String, &Value)| (name.clone(), value.as_str().unwrap().to_owned());
+    let variables: Vec<(String, String)> = variables.iter().map(text).collect();
+    StoreOptions::from_env(|name| {
+        let found = variables.iter().find(|(variable, _)| variable == name);
+        found.map(|(_, value)| value.clone())
+    })
 }
 
 /// Fetches what it is told to. Only as a child of the tests below.
@@ -74,44 +75,73 @@ async fn until(mut done: impl FnMut() -> bool) -> bool {
 }
 
 struct World {
-    _server: Versitygw,
+    _server: Box<dyn std::any::Any>,
     gate: Gate,
     model: ModelVersion,
     data: Vec<u8>,
-    task: Value,
+    variables: Value,
 }
 
-async fn world() -> Option<World> {
-    let server = need(Versitygw::start().await)?;
-    need(server.create_bucket("models").await)?;
-    let url = "s3://models/digits".parse().unwrap();
-    let store = ModelStore::open(&url, &s3_options(&server)).unwrap();
+/// A model in the store `url`, at the server at `endpoint`, which a [`Gate`] stands before.
+async fn publish_model(
+    url: &str,
+    options: &StoreOptions,
+    endpoint: &str,
+) -> (Gate, ModelVersion, Vec<u8>) {
+    let store = ModelStore::open(&url.parse().unwrap(), options).unwrap();
     let data = pattern(SIZE, 13);
     let source = dir(&[("weights", &data), ("config", b"{}")]);
     let model = publish(&store, source.path(), "1").await.unwrap();
-    let address = server.endpoint().trim_start_matches("http://").parse();
-    let gate = Gate::before(address.unwrap()).await;
-    let task = json!({
-        "endpoint": gate.endpoint(),
-        "region": server.region(),
-        "id": server.access_key(),
-        "secret": server.secret_key(),
+    let address = endpoint.trim_start_matches("http://").split('/').next();
+    (
+        Gate::before(address.unwrap().parse().unwrap()).await,
+        model,
+        data,
+    )
+}
+
+async fn s3() -> Option<World> {
+    let server = need(Versitygw::start().await)?;
+    need(server.create_bucket("models").await)?;
+    let (url, options) = ("s3://models/digits", s3_options(&server));
+    let (gate, model, data) = publish_model(url, &options, &server.endpoint()).await;
+    let variables = json!({
+        "AWS_ENDPOINT_URL_S3": gate.endpoint(),
+        "AWS_REGION": server.region(),
+        "AWS_ACCESS_KEY_ID": server.access_key(),
+        "AWS_SECRET_ACCESS_KEY": server.secret_key(),
     });
     Some(World {
-        _server: server,
+        _server: Box::new(server),
         gate,
         model,
         data,
-        task,
+        variables,
+    })
+}
+
+async fn azure() -> Option<World> {
+    let server = need(Azurite::start().await)?;
+    need(server.create_container("models").await)?;
+    let url = format!("az://models.{}/digits", server.account());
+    let options = azurite_options(&server);
+    let (gate, model, data) = publish_model(&url, &options, &server.blob_endpoint()).await;
+    let variables = json!({
+        "AZURE_STORAGE_ENDPOINT": format!("{}/{}", gate.endpoint(), server.account()),
+        "AZURE_STORAGE_ACCOUNT_KEY": server.key(),
+    });
+    Some(World {
+        _server: Box::new(server),
+        gate,
+        model,
+        data,
+        variables,
     })
 }
 
 impl World {
     fn task(&self, model: &ModelVersion, cache: &Path) -> Value {
-        let mut task = self.task.clone();
-        task["model"] = serde_json::to_value(model).unwrap();
-        task["cache"] = json!(cache);
-        task
+        json!({ "variables": self.variables, "model": model, "cache": cache })
     }
 
     /// Lets a process have `bytes` more, then kills it, at once or when what it has got is safe as
@@ -149,7 +179,7 @@ impl World {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_kill_the_next_process_goes_on_at_the_journalled_byte() {
-    let Some(world) = world().await else {
+    let Some(world) = s3().await else {
         return;
     };
     let cut = |seed: u64| {
@@ -173,7 +203,7 @@ async fn after_a_kill_the_next_process_goes_on_at_the_journalled_byte() {
         assert!(second >= first, "{second} after {first}");
         world.finish(&task, second);
         assert!(cache.contains(&model).unwrap());
-        let store = ModelStore::open(model.url(), &client(&world.task)).unwrap();
+        let store = ModelStore::open(model.url(), &client(&task)).unwrap();
         let options = FetchOptions::default().with_rehash(true);
         let cached = cache
             .fetch(&store, &model, &options, &|_| ())
@@ -188,7 +218,7 @@ async fn after_a_kill_the_next_process_goes_on_at_the_journalled_byte() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_processes_that_want_one_model_fetch_it_once() {
-    let Some(world) = world().await else {
+    let Some(world) = azure().await else {
         return;
     };
     let scratch = tempfile::tempdir().unwrap();
