@@ -1,6 +1,7 @@
 //! What the fuzz targets call, and what has to hold for any bytes. A finding is a panic. Tests run
 //! the kept corpora through them; no other build has them.
 
+use crate::admission::{AdmissionPolicy, check_bytes};
 use crate::manifest::{Manifest, Pointer};
 use crate::model::ModelVersion;
 use crate::selector::{ModelRef, Selector};
@@ -61,6 +62,37 @@ pub fn version(data: &[u8]) {
     }
 }
 
+/// A pickle is looked at the same way twice, and one that begins with a call of the shell is never
+/// let in, whatever follows.
+pub fn pickle(data: &[u8]) {
+    let policy = AdmissionPolicy::default();
+    let report = check_bytes("model.pkl", data, &policy);
+    assert_eq!(report, check_bytes("model.pkl", data, &policy));
+    let attack = [b"cos\nsystem\n(S'id'\ntR0", data].concat();
+    assert!(!check_bytes("model.pkl", &attack, &policy).admitted());
+}
+
+/// Files of every format are looked at the same way twice. The first byte decides on the name.
+pub fn format(data: &[u8]) {
+    const NAMES: [&str; 8] = [
+        "m.safetensors",
+        "m.onnx",
+        "m.gguf",
+        "m.pt",
+        "m.npy",
+        "m.npz",
+        "m.keras",
+        "m.joblib",
+    ];
+    let Some((first, rest)) = data.split_first() else {
+        return;
+    };
+    let name = NAMES[usize::from(*first) % NAMES.len()];
+    let policy = AdmissionPolicy::default();
+    let report = check_bytes(name, rest, &policy);
+    assert_eq!(report, check_bytes(name, rest, &policy));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -68,10 +100,12 @@ mod tests {
     /// Every input that was worth keeping, so that a finding stays found.
     #[test]
     fn the_corpora_hold() {
-        let targets: [(&str, fn(&[u8])); 3] = [
+        let targets: [(&str, fn(&[u8])); 5] = [
             ("manifest", manifest),
             ("pointer", pointer),
             ("version", version),
+            ("pickle", pickle),
+            ("format", format),
         ];
         for (name, target) in targets {
             let folder = format!("{}/fuzz/corpus/{name}", env!("CARGO_MANIFEST_DIR"));
