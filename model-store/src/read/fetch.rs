@@ -31,8 +31,8 @@ const STALL: Duration = Duration::from_secs(10);
 /// What all parts of a read share.
 pub(super) struct Shared {
     pub(super) governor: Arc<Governor>,
-    /// The most requests of this read, where that is limited.
-    pub(super) most: Option<Arc<Semaphore>>,
+    /// The right to run one of this read's requests.
+    pub(super) most: Arc<Semaphore>,
     pub(super) pool: Pool,
     /// The part that the reader waits for.
     pub(super) awaited: AtomicU64,
@@ -48,12 +48,9 @@ pub(super) struct Turn {
 
 impl Shared {
     pub(super) async fn turn(&self) -> Turn {
-        let own = match &self.most {
-            Some(most) => Arc::clone(most).acquire_owned().await.ok(),
-            None => None,
-        };
         Turn {
-            _own: own,
+            // It is never closed.
+            _own: Arc::clone(&self.most).acquire_owned().await.ok(),
             _host: self.governor.slot().await,
         }
     }

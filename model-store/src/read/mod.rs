@@ -67,7 +67,7 @@ impl ModelStore {
         from: u64,
         options: &ReadOptions,
     ) -> Result<ByteStream> {
-        let file = self.find(model, path)?;
+        let file = find(model, path)?;
         if from > file.size {
             let detail = format!("offset {from} is beyond the end at {}", file.size);
             return Err(Error::invalid(STAGE, name(model, path), detail));
@@ -93,7 +93,7 @@ impl ModelStore {
     ) -> Result<PieceStream> {
         let sources = paths
             .iter()
-            .map(|path| Ok(Source::new(self, model, self.find(model, path)?)))
+            .map(|path| Ok(Source::new(self, model, find(model, path)?)))
             .collect::<Result<_>>()?;
         let plan = self.plan(sources, 0, options);
         Ok(stream::pieces(plan, true).err_into().boxed())
@@ -128,15 +128,15 @@ impl ModelStore {
         let sources = sources.into_iter().map(Arc::new).collect();
         Plan::new(sources, from, options.clone(), Arc::clone(self.governor()))
     }
+}
 
-    fn find<'a>(&self, model: &'a ModelVersion, path: &str) -> Result<&'a ModelFile> {
-        model.file(path).ok_or_else(|| {
-            let files = model.files().iter().take(10);
-            let names: Vec<&str> = files.map(|file| file.path.as_str()).collect();
-            let detail = format!("the version has no such file: found {}", names.join(", "));
-            Error::new(ErrorKind::NotFound, STAGE, name(model, path), detail)
-        })
-    }
+fn find<'a>(model: &'a ModelVersion, path: &str) -> Result<&'a ModelFile> {
+    model.file(path).ok_or_else(|| {
+        let files = model.files().iter().take(10);
+        let names: Vec<&str> = files.map(|file| file.path.as_str()).collect();
+        let detail = format!("the version has no such file: found {}", names.join(", "));
+        Error::new(ErrorKind::NotFound, STAGE, name(model, path), detail)
+    })
 }
 
 fn name(model: &ModelVersion, path: &str) -> String {

@@ -178,7 +178,8 @@ impl Server {
                 .unwrap();
         }
         let pieces = state.pieces;
-        self.body(builder, object, range, fault, pieces)
+        let (builder, bytes) = part(builder, object, range, fault);
+        self.body(builder, bytes, fault, pieces)
     }
 
     fn headers(&self, object: &Object, tag: &str, whole: bool) -> Builder {
@@ -200,32 +201,15 @@ impl Server {
     fn body(
         &self,
         builder: Builder,
-        object: &Object,
-        range: Option<Range<usize>>,
+        mut bytes: Vec<u8>,
         fault: &Fault,
-        pieces: (usize, Duration),
+        (piece, pause): (usize, Duration),
     ) -> HttpResponse {
-        let size = object.bytes.len();
-        let mut builder = builder;
-        let mut part = range.clone().map_or(0..size, |r| r.start..r.end.min(size));
-        match fault {
-            Fault::NotPartial => part = 0..size,
-            Fault::Shifted if part.start > 0 => part = part.start - 1..part.end - 1,
-            Fault::Shifted => part.end = (part.end + 1).min(size),
-            _ => {}
-        }
-        if range.is_some() && !matches!(fault, Fault::NotPartial) {
-            let shown = format!("bytes {}-{}/{size}", part.start, part.end - 1);
-            builder = builder
-                .status(StatusCode::PARTIAL_CONTENT)
-                .header("content-range", shown);
-        }
-        let mut bytes = object.bytes[part].to_vec();
         let promised = bytes.len();
         let mut end = End::Done;
         match fault {
-            Fault::Cut(after) => (end, _) = (End::Broken, bytes.truncate(*after)),
-            Fault::Stall(after) => (end, _) = (End::Never, bytes.truncate(*after)),
+            Fault::Cut(after) => (end, ()) = (End::Broken, bytes.truncate(*after)),
+            Fault::Stall(after) => (end, ()) = (End::Never, bytes.truncate(*after)),
             Fault::Short { after, .. } => bytes.truncate(*after),
             Fault::Excess => bytes.extend(b"more"),
             Fault::Flipped(at) if !bytes.is_empty() => {
@@ -239,14 +223,38 @@ impl Server {
         let body = Answer {
             server: self.clone(),
             bytes: bytes.into(),
-            piece: pieces.0,
-            pause: pieces.1,
+            piece,
+            pause,
             sleeping: None,
             end,
         };
         let builder = builder.header("content-length", length);
         builder.body(HttpResponseBody::new(body)).unwrap()
     }
+}
+
+/// The bytes that are asked for, and what the answer says they are.
+fn part(
+    builder: Builder,
+    object: &Object,
+    range: Option<Range<usize>>,
+    fault: &Fault,
+) -> (Builder, Vec<u8>) {
+    let size = object.bytes.len();
+    let (Some(mut part), false) = (range, matches!(fault, Fault::NotPartial)) else {
+        return (builder, object.bytes.clone());
+    };
+    part.end = part.end.min(size);
+    match fault {
+        Fault::Shifted if part.start > 0 => part = part.start - 1..part.end - 1,
+        Fault::Shifted => part.end = (part.end + 1).min(size),
+        _ => {}
+    }
+    let shown = format!("bytes {}-{}/{size}", part.start, part.end - 1);
+    let builder = builder
+        .status(StatusCode::PARTIAL_CONTENT)
+        .header("content-range", shown);
+    (builder, object.bytes[part].to_vec())
 }
 
 #[async_trait]
