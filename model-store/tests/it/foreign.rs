@@ -25,6 +25,7 @@ async fn all(backend: &Backend) {
     torn_sets(backend).await;
     rechecks(backend).await;
     relocks(backend).await;
+    polls(backend).await;
     errors_help(backend).await;
 }
 
@@ -535,6 +536,27 @@ async fn relocks(backend: &Backend) {
     assert_eq!(kind(store.relock(&sealed).await), ErrorKind::Changed);
     let elsewhere = (backend.open)("elsewhere");
     assert_eq!(kind(elsewhere.relock(&sealed).await), ErrorKind::Invalid);
+}
+
+/// A listing of a real store says the same until something changes.
+async fn polls(backend: &Backend) {
+    let files = [("1/w", "1"), ("1/sub/x", "x")];
+    let store = uploaded(backend, "foreign-polls", &files).await;
+    for (selector, path) in [("latest", "2/w"), ("^1", "1.1/w"), ("1", "1/y")] {
+        let (selector, mut seen) = (selector.parse().unwrap(), None);
+        let first = store.poll(&selector, &mut seen).await.unwrap();
+        assert_eq!(first.unwrap().version(), "1", "{selector}");
+        for _ in 0..3 {
+            assert_eq!(store.poll(&selector, &mut seen).await.unwrap(), None);
+        }
+        backend.put("foreign-polls", path, b"new".to_vec()).await;
+        let found = store.poll(&selector, &mut seen).await.unwrap().unwrap();
+        assert!(path.starts_with(&format!("{}/", found.version())), "{path}");
+        assert_eq!(store.poll(&selector, &mut seen).await.unwrap(), None);
+        if !path.starts_with("1/") {
+            backend.delete("foreign-polls", path).await;
+        }
+    }
 }
 
 async fn errors_help(backend: &Backend) {
