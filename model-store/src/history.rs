@@ -205,9 +205,10 @@ impl ModelStore {
     async fn entry(&self, pointer: &PointerName, number: u64) -> Result<Option<Move>> {
         let path = entry_path(pointer, number);
         match self.fetch(STAGE, &path, None).await? {
-            Fetched::Found { bytes, .. } => Move::parse(&bytes, number)
-                .map(Some)
-                .map_err(|why| Error::invalid(STAGE, self.name_of(&path), why)),
+            Fetched::Found { bytes, .. } => Move::parse(&bytes, number).map(Some).map_err(|why| {
+                Error::invalid(STAGE, self.name_of(&path), why)
+                    .with_hint("someone else wrote it: remove it")
+            }),
             Fetched::Missing | Fetched::NotModified => Ok(None),
         }
     }

@@ -63,18 +63,18 @@ impl ModelStore {
         note.check(STAGE)?;
         if model.url() != self.url() {
             let detail = format!("the lock is of {}", model.url());
-            return Err(Error::invalid(STAGE, self.name_of(""), detail));
+            return Err(Error::invalid(STAGE, self.name_of(""), detail)
+                .with_hint("open the store that the lock names"));
         }
         let new = (model.version().to_owned(), model.tree_digest().to_owned());
         let (seen, before) = self.see_hold(&path).await?;
         let old = before.map(|hold| hold.versions).unwrap_or_default();
         // Both are held until the new one is known to be safe, whatever happens in between.
-        let both = Hold::new(old.into_iter().chain([new.clone()]), note);
+        let mut both = Hold::new(old.clone(), note);
+        both.versions.insert(new.0.clone(), new.1.clone());
         let seen = self.write_hold(&path, &both, &seen).await?;
         if let Err(error) = self.check_held(&new.0, &new.1).await {
-            let mut back = both;
-            back.versions.remove(&new.0);
-            self.write_hold(&path, &back, &seen).await?;
+            self.write_hold(&path, &Hold::new(old, note), &seen).await?;
             return Err(error);
         }
         if both.versions.len() > 1 {
@@ -102,12 +102,10 @@ impl ModelStore {
                     known.join(", ")
                 ),
             };
-            return Err(Error::new(
-                ErrorKind::NotFound,
-                STAGE,
-                self.name_of(&path),
-                detail,
-            ));
+            return Err(
+                Error::new(ErrorKind::NotFound, STAGE, self.name_of(&path), detail)
+                    .with_hint("name a hold that is there"),
+            );
         }
         self.write_hold(&path, &Hold::new([], note), &seen).await?;
         Ok(())
@@ -143,11 +141,13 @@ impl ModelStore {
             Some(manifest) if manifest.tree_digest == digest => Ok(()),
             Some(manifest) => {
                 let detail = format!("it has other content now: {}", manifest.tree_digest);
-                Err(Error::new(ErrorKind::Changed, STAGE, object, detail))
+                Err(Error::new(ErrorKind::Changed, STAGE, object, detail)
+                    .with_hint("resolve the model again"))
             }
             None => {
                 let detail = "it is not there, so it cannot be held";
-                Err(Error::new(ErrorKind::NotFound, STAGE, object, detail))
+                Err(Error::new(ErrorKind::NotFound, STAGE, object, detail)
+                    .with_hint("publish it again, or hold another version"))
             }
         }
     }
@@ -155,7 +155,10 @@ impl ModelStore {
     async fn see_hold(&self, path: &str) -> Result<(Seen, Option<Hold>)> {
         let seen = self.see(STAGE, path).await?;
         let hold = seen.bytes().map(Hold::parse).transpose();
-        let hold = hold.map_err(|why| Error::invalid(STAGE, self.name_of(path), why))?;
+        let hold = hold.map_err(|why| {
+            Error::invalid(STAGE, self.name_of(path), why)
+                .with_hint("someone else wrote it: remove it if nothing relies on it")
+        })?;
         Ok((seen, hold))
     }
 
@@ -179,6 +182,9 @@ impl ModelStore {
 }
 
 fn hold_path(name: &str) -> Result<String> {
-    check_name(name).map_err(|why| Error::invalid(STAGE, format!("hold {name:?}"), why))?;
+    check_name(name).map_err(|why| {
+        Error::invalid(STAGE, format!("hold {name:?}"), why)
+            .with_hint("a name has letters, digits and . _ + - only")
+    })?;
     Ok(format!("{FOLDER}/{name}.json"))
 }

@@ -189,7 +189,10 @@ impl ModelStore {
     /// # Errors
     /// `NotFound` for a version of which there is nothing; otherwise as [`list`](Self::list).
     pub async fn show(&self, version: &str) -> Result<VersionDetails> {
-        check_version(version).map_err(|why| Error::invalid(STAGE, version, why))?;
+        check_version(version).map_err(|why| {
+            Error::invalid(STAGE, version, why)
+                .with_hint("a name has letters, digits and . _ + - only")
+        })?;
         let surroundings = self.surroundings().await?;
         let found = self.survey(STAGE).await?.remove(version);
         if found.is_none() && !surroundings.retracted.contains(version) {
@@ -213,7 +216,10 @@ impl ModelStore {
     }
 
     async fn complete_one(&self, version: &str) -> Result<Manifest> {
-        check_version(version).map_err(|why| Error::invalid(STAGE, version, why))?;
+        check_version(version).map_err(|why| {
+            Error::invalid(STAGE, version, why)
+                .with_hint("a name has letters, digits and . _ + - only")
+        })?;
         match self.manifest(version).await? {
             Some(manifest) => Ok(manifest),
             None => Err(self.nothing(version).await),
@@ -230,6 +236,7 @@ impl ModelStore {
             known => format!("version {version} is not there: found {}", known.join(", ")),
         };
         Error::new(ErrorKind::NotFound, STAGE, self.name_of(""), detail)
+            .with_hint("name one of the versions that are there, or publish this one")
     }
 
     async fn surroundings(&self) -> Result<Surroundings> {

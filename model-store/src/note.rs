@@ -54,7 +54,7 @@ impl Note {
             .any(|text| text.len() > MAX_TEXT)
         {
             let detail = format!("a text of it is longer than {MAX_TEXT} bytes");
-            return Err(Error::invalid(stage, "note", detail));
+            return Err(Error::invalid(stage, "note", detail).with_hint("shorten it"));
         }
         Ok(())
     }

@@ -128,7 +128,8 @@ impl ModelStore {
                 known => format!("there is no such alias: found {}", known.join(", ")),
             };
             let object = self.name_of(&pointer.path());
-            return Err(Error::new(ErrorKind::NotFound, STAGE, object, detail));
+            return Err(Error::new(ErrorKind::NotFound, STAGE, object, detail)
+                .with_hint("name one that is there"));
         }
         let intent = Intent {
             target: None,
@@ -176,8 +177,10 @@ impl ModelStore {
         let path = pointer.path();
         let seen = self.see(STAGE, &path).await?;
         let (target, sequence) = match seen.bytes() {
-            Some(bytes) => Pointer::parse_moved(bytes)
-                .map_err(|why| Error::invalid(STAGE, self.name_of(&path), why))?,
+            Some(bytes) => Pointer::parse_moved(bytes).map_err(|why| {
+                Error::invalid(STAGE, self.name_of(&path), why)
+                    .with_hint("someone else wrote it: remove it, then set it again")
+            })?,
             None => (None, 0),
         };
         Ok(State {
@@ -312,8 +315,9 @@ impl ModelStore {
         }
         if manifest.is_none() {
             let object = self.name_of(&format!("versions/{version}"));
-            let detail = "the version was removed meanwhile";
-            return Err(Error::new(ErrorKind::NotFound, STAGE, object, detail));
+            let detail = "it has no manifest: it was removed meanwhile, or others uploaded it";
+            return Err(Error::new(ErrorKind::NotFound, STAGE, object, detail)
+                .with_hint("choose another version, or publish this one"));
         }
         Ok(())
     }

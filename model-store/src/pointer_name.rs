@@ -28,7 +28,10 @@ impl PointerName {
     /// # Errors
     /// `Invalid` for a name that breaks a rule.
     pub fn alias(name: &str) -> Result<Self> {
-        check_name(name).map_err(|why| Error::invalid(STAGE, format!("alias {name:?}"), why))?;
+        check_name(name).map_err(|why| {
+            Error::invalid(STAGE, format!("alias {name:?}"), why)
+                .with_hint("a name has letters, digits and . _ + - only")
+        })?;
         Ok(Self::Alias(name.to_owned()))
     }
 

@@ -151,7 +151,10 @@ impl ModelStore {
         options: PublishOptions,
         progress: &(dyn Fn(Event) + Send + Sync),
     ) -> Result<ModelVersion> {
-        check_version(version).map_err(|why| Error::invalid(STAGE, version, why))?;
+        check_version(version).map_err(|why| {
+            Error::invalid(STAGE, version, why)
+                .with_hint("a name has letters, digits and . _ + - only")
+        })?;
         options.note.check(STAGE)?;
         self.check_free(version).await?;
         let latest = self.state(&PointerName::Latest).await?;
@@ -224,7 +227,10 @@ impl ModelStore {
 
     fn parse_claim(&self, path: &str, bytes: Option<&[u8]>) -> Result<Option<Pointer>> {
         let parsed = bytes.map(Pointer::parse).transpose();
-        parsed.map_err(|why| Error::invalid(STAGE, self.name_of(path), why))
+        parsed.map_err(|why| {
+            Error::invalid(STAGE, self.name_of(path), why)
+                .with_hint("someone else wrote it: publish under another version")
+        })
     }
 
     fn claimed(&self, version: &str) -> Error {

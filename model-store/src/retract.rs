@@ -88,7 +88,10 @@ impl ModelStore {
     /// `NotFound` for a version that is not complete; `Conflict` that lists the aliases; those of
     /// the store.
     pub async fn retract(&self, version: &str, options: &RetractOptions) -> Result<RetractReport> {
-        check_version(version).map_err(|why| Error::invalid(STAGE, version, why))?;
+        check_version(version).map_err(|why| {
+            Error::invalid(STAGE, version, why)
+                .with_hint("a name has letters, digits and . _ + - only")
+        })?;
         options.note.check(STAGE)?;
         if !options.move_aliases {
             self.check_no_alias(version, "nothing was done").await?;
@@ -240,15 +243,12 @@ impl ModelStore {
     /// The error of whoever asks for a retracted version by its name.
     pub(crate) fn retracted_error(&self, stage: &'static str, retraction: &Retraction) -> Error {
         let note = &retraction.note;
-        let mut detail = "the version is retracted".to_owned();
-        for (word, text) in [("on", &note.at), ("by", &note.by)] {
-            if let Some(text) = text {
-                detail.push_str(&format!(" {word} {text}"));
-            }
-        }
-        if let Some(reason) = &note.reason {
-            detail.push_str(&format!(": {reason}"));
-        }
+        let said = [(" on ", &note.at), (" by ", &note.by), (": ", &note.reason)];
+        let said = said
+            .into_iter()
+            .filter_map(|(word, text)| Some([word, text.as_deref()?]));
+        let said: Vec<&str> = said.flatten().collect();
+        let detail = format!("the version is retracted{}", said.concat());
         let object = self.name_of(&format!("versions/{}", retraction.version));
         Error::new(ErrorKind::Retracted, stage, object, detail)
             .with_hint("choose another version; its bytes are still read by their sha256 digest")

@@ -37,7 +37,10 @@ pub use event::{Event, Progress, Stage, StageTime, silent};
 pub use golden::Golden;
 pub use init::{Found, init};
 pub use inputs::{Inputs, LAYER_FORMAT, ReleaseKey};
-pub use offer::{model_url, publish_model, sibling_model_url, write_init};
+pub use offer::{
+    OpenModel, model_url, note, publish_model, publish_model_with, read_lock, sibling_model_url,
+    write_init, write_lock,
+};
 pub use pipeline::{Pipeline, Run};
 pub use release::{LayerRecord, Release};
 pub use report::{PlanReport, PlannedStep, Status};

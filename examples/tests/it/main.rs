@@ -12,6 +12,7 @@ mod bad_config;
 mod bad_service;
 mod ci_templates;
 mod embed;
+mod model;
 mod program;
 mod quickstart;
 mod road;

@@ -277,7 +277,7 @@ mod tests {
         let names = ["1.0.0", "1.2.0", "1.9.0", "1.10.0"];
         let mut evidence = evidence(&names.map(|name| (name, found(true, 500))));
         evidence.retracted.insert("1.9.0".into(), at(300));
-        let retracted = options().with_retracted_after(Duration::from_secs(300));
+        let retracted = options().with_retracted_after(Duration::from_mins(5));
         assert_eq!(
             garbage(&evidence, &retracted),
             [("1.9.0".into(), GcReason::Retracted)]

@@ -3,8 +3,8 @@
 use std::time::{Duration, SystemTime};
 
 use modelship_model_store::{
-    ErrorKind, GcOptions, GcReason, ModelStore, Move, Note, PointerName, PublishOptions,
-    RetractOptions, Selector, VersionState,
+    ErrorKind, GcOptions, GcReason, ModelStore, ModelVersion, Move, Note, PointerName,
+    PublishOptions, RetractOptions, Selector, VersionState,
 };
 use tokio::task::JoinSet;
 
@@ -157,7 +157,18 @@ async fn retractions(backend: &Backend) {
     );
     assert_eq!(now(&store, &latest).await, Ok("1.1.0".into()));
     assert_eq!(now(&store, &prod).await, Ok("1.1.0".into()));
-    // By its name never again; by its digest still.
+    let again = store
+        .retract("1.2.0", &RetractOptions::default())
+        .await
+        .unwrap();
+    assert_eq!(again.retraction, report.retraction, "twice is once");
+    assert!(again.moved.is_empty());
+    retracted_for_ever(&store, &digest).await;
+    nothing_to_go_back_to(backend).await;
+}
+
+/// By its name never again; by its digest still.
+async fn retracted_for_ever(store: &ModelStore, digest: &str) {
     let error = store
         .resolve(&Selector::Version("1.2.0".into()))
         .await
@@ -165,31 +176,23 @@ async fn retractions(backend: &Backend) {
     assert_eq!(error.kind(), ErrorKind::Retracted);
     assert!(error.to_string().contains("by ann: leaks names"), "{error}");
     let model = store.resolve(&digest.parse().unwrap()).await.unwrap();
-    assert_eq!(read(&store, &model, "a").await.unwrap(), b"1.2.0");
+    assert_eq!(read(store, &model, "a").await.unwrap(), b"1.2.0");
     for moved in [
         store.set_latest("1.2.0").await,
         store.set_alias("prod", "1.2.0").await,
-        publish(&store, dir(&[("a", b"1.2.0")]).path(), "1.2.0")
+        publish(store, dir(&[("a", b"1.2.0")]).path(), "1.2.0")
             .await
             .map(drop),
-        publish(&store, dir(&[("a", b"other")]).path(), "1.2.0")
+        publish(store, dir(&[("a", b"other")]).path(), "1.2.0")
             .await
             .map(drop),
     ] {
         assert_eq!(kind(moved), ErrorKind::Retracted);
     }
     assert_eq!(
-        kind(store.retract("9", &options).await),
+        kind(store.retract("9", &RetractOptions::default()).await),
         ErrorKind::NotFound
     );
-    // Twice is once.
-    let again = store
-        .retract("1.2.0", &RetractOptions::default())
-        .await
-        .unwrap();
-    assert_eq!(again.retraction, report.retraction);
-    assert!(again.moved.is_empty());
-    nothing_to_go_back_to(backend).await;
 }
 
 async fn nothing_to_go_back_to(backend: &Backend) {
@@ -259,6 +262,10 @@ async fn lists_and_differences(backend: &Backend) {
     assert_eq!((&shown.info, shown.contents.len()), (&list[0], 3));
     let error = store.show("3").await.unwrap_err();
     assert!(error.to_string().contains("found 1.9.0, 1.10.0"), "{error}");
+    differences(&store).await;
+}
+
+async fn differences(store: &ModelStore) {
     let diff = store.diff("1.9.0", "1.10.0").await.unwrap();
     assert_eq!(
         (
@@ -342,17 +349,25 @@ async fn garbage(backend: &Backend) {
     );
     assert_eq!(store.versions().await.unwrap(), ["1", "2", "3", "5"]);
     assert_eq!(read(&store, &one, "a").await.unwrap(), b"1");
-    // What is retracted stays so without its files, and no number is given twice.
+    numbers_after_a_collection(&store).await;
+    holds_that_ended(&store, &one, &two).await;
+}
+
+/// What is retracted stays so without its files, and no number is given twice.
+async fn numbers_after_a_collection(store: &ModelStore) {
     let listed = store.list().await.unwrap();
     assert_eq!(listed[3].state, VersionState::Retracted);
     assert_eq!(listed.len(), 5, "nothing is left of version 9");
     assert_eq!(
-        kind(publish(&store, dir(&[("a", b"4")]).path(), "4").await),
+        kind(publish(store, dir(&[("a", b"4")]).path(), "4").await),
         ErrorKind::Retracted
     );
-    // A hold that moved on, and one that was released, hold no longer.
+}
+
+/// A hold that moved on, and one that was released, hold no longer.
+async fn holds_that_ended(store: &ModelStore, one: &ModelVersion, two: &ModelVersion) {
     store
-        .hold("cluster-a", &two, &Note::default())
+        .hold("cluster-a", two, &Note::default())
         .await
         .unwrap();
     store
@@ -367,15 +382,15 @@ async fn garbage(backend: &Backend) {
     assert_eq!(report.removed.len(), 2, "{report:?}");
     assert_eq!(store.versions().await.unwrap(), ["3", "5"]);
     assert_eq!(
-        kind(store.hold("cluster-a", &one, &Note::default()).await),
+        kind(store.hold("cluster-a", one, &Note::default()).await),
         ErrorKind::NotFound
     );
     assert!(store.holds().await.unwrap().is_empty());
     // A number that was given back can be used again.
-    publish(&store, dir(&[("a", b"nine")]).path(), "9")
+    publish(store, dir(&[("a", b"nine")]).path(), "9")
         .await
         .unwrap();
-    assert_eq!(now(&store, &PointerName::Latest).await, Ok("9".into()));
+    assert_eq!(now(store, &PointerName::Latest).await, Ok("9".into()));
 }
 
 /// What a collection leaves that was killed after it marked, or after it removed a manifest.

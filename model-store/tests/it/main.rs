@@ -18,3 +18,4 @@ mod governance;
 mod odd_keys;
 mod requests;
 mod watching;
+mod model_based;

@@ -1,6 +1,11 @@
 //! The `modelship` program: thin wrappers over library calls. `modelship help` lists them.
 #![expect(clippy::print_stdout, reason = "a program for a person at a terminal")]
 
+mod desk;
+mod model;
+mod publish;
+mod told;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -10,6 +15,9 @@ use modelship_examples::{
 };
 use modelship_pipeline_core::{self as core, Config, Pipeline, Result, Run, Trigger};
 use serde_json::{Value, json};
+
+use model::ModelCommand;
+use publish::Publish;
 
 /// From a git commit and a model version to a verified release.
 #[derive(Parser)]
@@ -38,17 +46,10 @@ enum Command {
         retry: bool,
     },
     /// Publishes the files of a folder as a version of a model.
-    Publish {
-        /// The folder.
-        dir: PathBuf,
-        /// The model's name.
-        name: String,
-        /// The version, such as 1.4.2.
-        version: String,
-        /// The store, such as az://CONTAINER.ACCOUNT/FOLDER; default the configuration's.
-        #[arg(long)]
-        store: Option<String>,
-    },
+    Publish(Publish),
+    /// Looks at a model's versions, names them, retracts, collects and fetches them.
+    #[command(subcommand)]
+    Model(ModelCommand),
     /// Runs on each new commit, new model version, and on the schedule, until it is interrupted.
     Watch,
     /// Returns to the release before the one that runs.
@@ -69,27 +70,8 @@ async fn main() -> ExitCode {
 async fn run(arguments: &Arguments) -> Result<()> {
     match &arguments.command {
         Command::Init => init(arguments),
-        Command::Publish {
-            dir,
-            name,
-            version,
-            store,
-        } => {
-            let url = match store {
-                Some(root) => core::model_url(root, name)?,
-                None => core::sibling_model_url(&Config::load(&arguments.config)?, name)?,
-            };
-            let model =
-                core::publish_model(&url, &edge().await?, dir, version, &progress()).await?;
-            let text = format!(
-                "published {} {} as {}",
-                model.name(),
-                model.version(),
-                model.tree_digest()
-            );
-            arguments.answer(&text, &json!({"published": model}));
-            Ok(())
-        }
+        Command::Publish(publish) => publish.run(arguments).await,
+        Command::Model(command) => command.run(arguments).await,
         Command::Watch => watch(arguments).await,
         Command::Run { retry } => {
             let trigger = if *retry {
