@@ -20,6 +20,7 @@ async fn all(backend: &Backend) {
     checksums(backend).await;
     pointers_and_indexes(backend).await;
     mixed_schemes(backend).await;
+    leftovers(backend).await;
     one_folder(backend).await;
     one_object(backend).await;
     torn_sets(backend).await;
@@ -337,6 +338,21 @@ async fn pointers_and_indexes(backend: &Backend) {
         .put("pointers", "versions.json", b"{}".to_vec())
         .await;
     assert_eq!(refused(&store, "latest").await.0, ErrorKind::Invalid);
+}
+
+/// A model of ours without versions is no folder of files.
+async fn leftovers(backend: &Backend) {
+    let removed = br#"{"schema_version":1,"removed":true,"sequence":3}"#.to_vec();
+    backend.put("leftovers", "latest.json", removed).await;
+    backend
+        .put("leftovers", "history/latest/1.json", b"{}".to_vec())
+        .await;
+    let store = (backend.open)("leftovers");
+    for selector in ["latest", "1.0.0", "^1", "newest"] {
+        let (kind, text) = refused(&store, selector).await;
+        assert_eq!(kind, ErrorKind::NotFound, "{text}");
+        assert!(text.contains("no version"), "{text}");
+    }
 }
 
 async fn mixed_schemes(backend: &Backend) {

@@ -15,7 +15,7 @@ mod failures;
 mod fixtures;
 mod foreign;
 mod governance;
+mod model_based;
 mod odd_keys;
 mod requests;
 mod watching;
-mod model_based;
