@@ -3,7 +3,7 @@
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::examine::{Parts, Verdict, Whole};
-use super::listing::Listed;
+use super::listing::{Listed, OWN_FOLDERS};
 use super::pointers::{INDEX, Index};
 use super::published::lock;
 use super::stock::{Shelf, Stock, Wish};
@@ -13,15 +13,6 @@ use crate::model::{Lock, ModelVersion, Trust, tree_digest};
 use crate::selector::Selector;
 use crate::store::ModelStore;
 
-/// Folders of the layout that this crate publishes, which are no versions.
-const OWN: [&str; 6] = [
-    "versions",
-    "aliases",
-    "history",
-    "holds",
-    "removing",
-    "retracted",
-];
 /// As many older versions are asked whether they have a marker.
 const LOOK_BACK: usize = 8;
 /// As many versions that were left out are named in a policy.
@@ -164,7 +155,7 @@ impl ModelStore {
         version: &str,
         policy: &str,
     ) -> Result<Option<ModelVersion>> {
-        if OWN.contains(&version) {
+        if OWN_FOLDERS.contains(&version) {
             return Ok(None);
         }
         let (listed, index) = futures::try_join!(self.list_files(version), self.index())?;

@@ -7,12 +7,23 @@ use futures::{StreamExt, TryStreamExt, stream};
 use object_store::{Attribute, GetOptions, ObjectMeta};
 use sha2::{Digest as _, Sha256};
 
-use super::{LOOKUPS, STAGE};
+use super::{LATEST, LOOKUPS, STAGE};
 use crate::cause::find;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::ModelStore;
 use crate::store_url::Scheme;
 
+/// Folders of the layout that this crate publishes, which are no versions.
+pub(crate) const OWN_FOLDERS: [&str; 6] = [
+    "versions",
+    "aliases",
+    "history",
+    "holds",
+    "removing",
+    "retracted",
+];
+/// Files of that layout beside them.
+const OWN_FILES: [&str; 2] = [LATEST, ".lock"];
 /// The most objects whose tags go into a fingerprint.
 const MAX_FINGERPRINT: usize = 1_000_000;
 
@@ -121,7 +132,18 @@ impl ModelStore {
         // A marker of a folder, whose slash at the end is not shown.
         let files = files.filter(|file| file.size > 0 || !folders.contains(&file.path));
         let files = self.without_folders("", files.collect()).await?;
-        Ok(Top { folders, files })
+        let mut top = Top { folders, files };
+        // What this crate keeps beside versions is no model, also when there are none (any more).
+        if top
+            .files
+            .iter()
+            .all(|file| OWN_FILES.contains(&file.path.as_str()))
+        {
+            top.files.clear();
+            let own = |folder: &String| OWN_FOLDERS.contains(&folder.as_str());
+            top.folders.retain(|folder| !own(folder));
+        }
+        Ok(top)
     }
 
     /// A digest of what decides a selection below `folder`: one list request for each thousand

@@ -139,3 +139,89 @@ impl ModelStore {
         Error::new(ErrorKind::Changed, STAGE, object, detail).with_hint("resolve the model again")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use object_store::memory::InMemory;
+    use object_store::path::Path;
+    use object_store::{ObjectStore, ObjectStoreExt};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{ResolveOptions, Selector};
+
+    /// What happens to a set of files, by the number of the file it happens to.
+    #[derive(Clone, Debug)]
+    enum Step {
+        Nothing,
+        Replace(usize),
+        Remove(usize),
+        Add(String),
+        Mark,
+    }
+
+    fn steps() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            Just(Step::Nothing),
+            Just(Step::Mark),
+            (0_usize..9).prop_map(Step::Replace),
+            (0_usize..9).prop_map(Step::Remove),
+            "[a-z]{1,3}(/[a-z]{1,3})?".prop_map(|path| Step::Add(format!("new-{path}"))),
+        ]
+    }
+
+    async fn put(objects: &InMemory, path: &str) {
+        let key = Path::parse(format!("m/1/{path}")).unwrap();
+        objects.put(&key, "bytes".into()).await.unwrap();
+    }
+
+    /// Whether the files are other ones now.
+    async fn take(objects: &InMemory, files: &[String], step: Step) -> bool {
+        match step {
+            Step::Nothing => return false,
+            Step::Mark => {
+                put(objects, "_SUCCESS").await;
+                return false;
+            }
+            Step::Replace(at) => put(objects, &files[at % files.len()]).await,
+            Step::Remove(at) => {
+                let key = Path::parse(format!("m/1/{}", files[at % files.len()])).unwrap();
+                objects.delete(&key).await.unwrap();
+            }
+            Step::Add(path) => put(objects, &path).await,
+        }
+        true
+    }
+
+    async fn check(files: Vec<String>, step: Step) {
+        let objects = Arc::new(InMemory::new());
+        for path in &files {
+            put(&objects, path).await;
+        }
+        let shared: Arc<dyn ObjectStore> = Arc::clone(&objects) as _;
+        let url = "memory://m".parse().unwrap();
+        let store = ModelStore::with_object_store(url, shared, Path::parse("m").unwrap());
+        let quiet = ResolveOptions::default().with_quiescence(Duration::ZERO);
+        let store = store.with_resolve_options(quiet);
+        let model = store.resolve(&Selector::Version("1".into())).await.unwrap();
+        let text = serde_json::to_string(&model).unwrap();
+        let kept: ModelVersion = serde_json::from_str(&text).unwrap();
+        let changed = take(&objects, &files, step).await;
+        let again = store.recheck(&kept).await.map_err(|error| error.kind());
+        assert_eq!(again.is_err(), changed);
+        assert!(again.err().is_none_or(|kind| kind == ErrorKind::Changed));
+    }
+
+    proptest! {
+        #[test]
+        fn a_second_look_sees_every_difference_and_no_other(
+            files in prop::collection::btree_set("[a-z]{1,4}", 1..6), step in steps(),
+        ) {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+            runtime.unwrap().block_on(check(files.into_iter().collect(), step));
+        }
+    }
+}

@@ -180,6 +180,10 @@ impl ModelStore {
         path: &str,
         version: Option<&str>,
     ) -> Result<Option<GetResult>> {
+        if path.is_empty() && self.root().is_root() {
+            // A whole bucket is no object.
+            return Ok(None);
+        }
         let options = GetOptions {
             head: true,
             version: version.map(str::to_owned),

@@ -20,11 +20,13 @@ async fn all(backend: &Backend) {
     checksums(backend).await;
     pointers_and_indexes(backend).await;
     mixed_schemes(backend).await;
+    leftovers(backend).await;
     one_folder(backend).await;
     one_object(backend).await;
     torn_sets(backend).await;
     rechecks(backend).await;
     relocks(backend).await;
+    polls(backend).await;
     errors_help(backend).await;
 }
 
@@ -338,6 +340,21 @@ async fn pointers_and_indexes(backend: &Backend) {
     assert_eq!(refused(&store, "latest").await.0, ErrorKind::Invalid);
 }
 
+/// A model of ours without versions is no folder of files.
+async fn leftovers(backend: &Backend) {
+    let removed = br#"{"schema_version":1,"removed":true,"sequence":3}"#.to_vec();
+    backend.put("leftovers", "latest.json", removed).await;
+    backend
+        .put("leftovers", "history/latest/1.json", b"{}".to_vec())
+        .await;
+    let store = (backend.open)("leftovers");
+    for selector in ["latest", "1.0.0", "^1", "newest"] {
+        let (kind, text) = refused(&store, selector).await;
+        assert_eq!(kind, ErrorKind::NotFound, "{text}");
+        assert!(text.contains("no version"), "{text}");
+    }
+}
+
 async fn mixed_schemes(backend: &Backend) {
     let files = [("1.0.0/w", "1"), ("2026-01-31/w", "2")];
     let store = uploaded(backend, "mixed", &files).await;
@@ -535,6 +552,27 @@ async fn relocks(backend: &Backend) {
     assert_eq!(kind(store.relock(&sealed).await), ErrorKind::Changed);
     let elsewhere = (backend.open)("elsewhere");
     assert_eq!(kind(elsewhere.relock(&sealed).await), ErrorKind::Invalid);
+}
+
+/// A listing of a real store says the same until something changes.
+async fn polls(backend: &Backend) {
+    let files = [("1/w", "1"), ("1/sub/x", "x")];
+    let store = uploaded(backend, "foreign-polls", &files).await;
+    for (selector, path) in [("latest", "2/w"), ("^1", "1.1/w"), ("1", "1/y")] {
+        let (selector, mut seen) = (selector.parse().unwrap(), None);
+        let first = store.poll(&selector, &mut seen).await.unwrap();
+        assert_eq!(first.unwrap().version(), "1", "{selector}");
+        for _ in 0..3 {
+            assert_eq!(store.poll(&selector, &mut seen).await.unwrap(), None);
+        }
+        backend.put("foreign-polls", path, b"new".to_vec()).await;
+        let found = store.poll(&selector, &mut seen).await.unwrap().unwrap();
+        assert!(path.starts_with(&format!("{}/", found.version())), "{path}");
+        assert_eq!(store.poll(&selector, &mut seen).await.unwrap(), None);
+        if !path.starts_with("1/") {
+            backend.delete("foreign-polls", path).await;
+        }
+    }
 }
 
 async fn errors_help(backend: &Backend) {
