@@ -109,6 +109,7 @@ async fn a_lock_without_digests_comes_back_with_them() {
         .fetch(&store, &sealed, &strict, &|_| ())
         .await
         .unwrap();
+    counted.served();
     // What was found is good for the same objects only.
     assert_eq!(
         model.sealed_as(cached.model()).as_ref(),
@@ -234,12 +235,12 @@ async fn a_trim_keeps_what_is_wanted_and_what_is_in_use() {
     let (counted, store, one) = world(&[("a", b"one"), ("shared", &shared)]).await;
     let source = dir(&[("a", b"two!"), ("shared", &shared)]);
     let two = unsealed(&publish(&store, source.path(), "2").await.unwrap());
-    let source = dir(&[("w", &pattern(40 * MIB, 2))]);
+    let source = dir(&[("w", &pattern(12 * MIB, 2))]);
     let three = publish(&store, source.path(), "3").await.unwrap();
     let (_dir, cache) = cache();
     fetch(&cache, &store, &one).await.unwrap();
     let held = fetch(&cache, &store, &two).await.unwrap();
-    interrupted(&counted, &cache, &three, 24 << 20).await;
+    interrupted(&counted, &cache, &three, 8 << 20).await;
     let busy = cache.trim(&[], 0).await.unwrap();
     assert!(busy.in_use && busy.removed_files == 0);
     drop(held);

@@ -120,7 +120,7 @@ pub(crate) async fn interrupted(
         assert!((&mut fetch).now_or_never().is_none(), "it has to wait");
         if journalled(cache.dir())
             .checked_sub(1)
-            .is_some_and(|n| n + (16 << 20) >= stop)
+            .is_some_and(|n| n + (8 << 20) >= stop)
         {
             break;
         }
