@@ -11,7 +11,7 @@ use modelship_testkit::{Azurite, Versitygw, need};
 use serde_json::{Value, json};
 
 use crate::backends::{azurite_options, s3_options};
-use crate::caches::{journalled, unsealed};
+use crate::caches::{journalled, noise, unsealed};
 use crate::counted::Gate;
 use crate::fixtures::{dir, pattern, publish};
 
@@ -90,7 +90,7 @@ async fn publish_model(
     size: usize,
 ) -> (Gate, ModelVersion, Vec<u8>) {
     let store = ModelStore::open(&url.parse().unwrap(), options).unwrap();
-    let data = pattern(size, 13);
+    let data = noise(size, 13);
     let source = dir(&[("weights", &data), ("config", b"{}")]);
     let model = publish(&store, source.path(), "1").await.unwrap();
     let address = endpoint.trim_start_matches("http://").split('/').next();

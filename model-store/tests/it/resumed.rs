@@ -8,13 +8,12 @@ use modelship_model_store::{ErrorKind, FetchEvent, FetchOptions, ModelCache, Sel
 use serde_json::{Value, json};
 
 use crate::caches::{
-    MIB, cache, check, fetch, fetch_seen, interrupted, journalled, parts, unsealed, world,
+    MIB, cache, check, fetch, fetch_seen, interrupted, journalled, noise, parts, unsealed, world,
 };
-use crate::fixtures::pattern;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dropped_fetch_goes_on_where_its_journal_says() {
-    let large = pattern(24 * MIB + 7, 9);
+    let large = noise(24 * MIB + 7, 9);
     let (counted, store, sealed) = world(&[("weights", &large)]).await;
     for model in [sealed.clone(), unsealed(&sealed)] {
         let (_dir, cache) = cache();
@@ -65,7 +64,7 @@ fn damage(what: &str, (data, journal): (&Path, &Path), end: u64) {
 /// Whatever of a partial file or its journal is damaged, the result is right.
 #[tokio::test(flavor = "multi_thread")]
 async fn damaged_partials_start_anew() {
-    let large = pattern(12 * MIB, 11);
+    let large = noise(12 * MIB, 11);
     let (counted, store, model) = world(&[("weights", &large)]).await;
     for what in [
         "first byte",
@@ -100,7 +99,7 @@ async fn damaged_partials_start_anew() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_object_that_is_replaced_between_two_fetches_is_never_mixed() {
-    let [old, new] = [1, 2].map(|seed| pattern(20 * MIB, seed));
+    let [old, new] = [1, 2].map(|seed| noise(20 * MIB, seed));
     for sealed in [true, false] {
         let (counted, store, model) = world(&[("weights", &old)]).await;
         let model = if sealed { model } else { unsealed(&model) };
@@ -124,7 +123,7 @@ async fn an_object_that_is_replaced_between_two_fetches_is_never_mixed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_partial_of_another_lock_is_thrown_away() {
-    let [old, new] = [1, 2].map(|seed| pattern(20 * MIB, seed));
+    let [old, new] = [1, 2].map(|seed| noise(20 * MIB, seed));
     let (counted, store, model) = world(&[("weights", &old)]).await;
     let (_dir, cache) = cache();
     interrupted(&counted, &cache, &unsealed(&model), 12 << 20).await;
@@ -145,7 +144,7 @@ async fn a_partial_of_another_lock_is_thrown_away() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_who_want_one_model_fetch_it_once() {
-    let large = pattern(12 * MIB, 3);
+    let large = noise(12 * MIB, 3);
     let files: [(&str, &[u8]); 3] = [("a", b"1"), ("b", b"2"), ("weights", &large)];
     let (counted, store, sealed) = world(&files).await;
     for model in [sealed.clone(), unsealed(&sealed)] {
@@ -178,7 +177,7 @@ async fn two_who_want_one_model_fetch_it_once() {
 /// Reading does not wait for the whole file, and the store is read once.
 #[tokio::test(flavor = "multi_thread")]
 async fn files_are_read_while_they_arrive() {
-    let large = pattern(20 * MIB, 21);
+    let large = noise(20 * MIB, 21);
     let files: [(&str, &[u8]); 3] = [("empty", b""), ("small", b"s"), ("weights", &large)];
     let (counted, store, model) = world(&files).await;
     let (_dir, cache) = cache();
