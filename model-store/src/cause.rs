@@ -75,10 +75,10 @@ impl Site {
             return ErrorKind::Unauthorized;
         }
         // The library gives the status only in words.
-        let client_error = ["status code: 4", "without LOCATION"]
-            .iter()
-            .any(|mark| text.contains(mark));
-        if client_error {
+        let has = |marks: &[&str]| marks.iter().any(|mark| text.contains(mark));
+        // Too slow or too often is not wrong.
+        let later = has(&["status code: 408", "status code: 429"]);
+        if !later && has(&["status code: 4", "without LOCATION"]) {
             ErrorKind::Invalid
         } else {
             ErrorKind::Unreachable

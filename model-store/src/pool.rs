@@ -20,6 +20,9 @@ pub(crate) struct Pool {
     free: Arc<Mutex<Vec<Vec<u8>>>>,
     /// Free buffers that are kept at most.
     keep: usize,
+    /// Bytes of all buffers in use.
+    #[cfg(test)]
+    held: Arc<std::sync::atomic::AtomicUsize>,
 }
 
 impl Pool {
@@ -29,6 +32,8 @@ impl Pool {
         Self {
             free: Arc::default(),
             keep: keep.saturating_add(1),
+            #[cfg(test)]
+            held: Arc::default(),
         }
     }
 
@@ -36,6 +41,9 @@ impl Pool {
     /// for. What is small gets memory of its own size, which is not kept.
     pub(crate) fn buffer(&self, length: u64) -> Buffer {
         let length = usize::try_from(length).map_or(BUFFER, |length| length.min(BUFFER));
+        #[cfg(test)]
+        self.held
+            .fetch_add(length, std::sync::atomic::Ordering::SeqCst);
         let free = (length == BUFFER).then(|| self.lock().pop()).flatten();
         Buffer {
             bytes: free.unwrap_or_else(|| vec![0; length]),
@@ -56,6 +64,12 @@ impl Pool {
             pieces.push(buffer.freeze());
         }
         Ok(pieces)
+    }
+
+    /// Bytes of all buffers in use.
+    #[cfg(test)]
+    pub(crate) fn held(&self) -> usize {
+        self.held.load(std::sync::atomic::Ordering::SeqCst)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Vec<u8>>> {
@@ -99,6 +113,10 @@ impl AsRef<[u8]> for Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         let bytes = std::mem::take(&mut self.bytes);
+        #[cfg(test)]
+        self.pool
+            .held
+            .fetch_sub(bytes.len(), std::sync::atomic::Ordering::SeqCst);
         let mut free = self.pool.lock();
         if bytes.len() == BUFFER && free.len() < self.pool.keep {
             free.push(bytes);

@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use crate::transport::Stated;
 
 /// Bytes that may wait to be hashed; then the reader waits too. They are held beyond the window.
-const WAITING: usize = 8 << 20;
+const WAITING: usize = 4 << 20;
 /// Files up to this size are hashed where they are: going to another thread takes longer.
 const SMALL: u64 = 64 << 10;
 

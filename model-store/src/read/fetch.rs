@@ -31,8 +31,8 @@ const STALL: Duration = Duration::from_secs(10);
 /// What all parts of a read share.
 pub(super) struct Shared {
     pub(super) governor: Arc<Governor>,
-    /// The most requests of this read, where that is limited.
-    pub(super) most: Option<Arc<Semaphore>>,
+    /// The right to run one of this read's requests.
+    pub(super) most: Arc<Semaphore>,
     pub(super) pool: Pool,
     /// The part that the reader waits for.
     pub(super) awaited: AtomicU64,
@@ -48,12 +48,9 @@ pub(super) struct Turn {
 
 impl Shared {
     pub(super) async fn turn(&self) -> Turn {
-        let own = match &self.most {
-            Some(most) => Arc::clone(most).acquire_owned().await.ok(),
-            None => None,
-        };
         Turn {
-            _own: own,
+            // It is never closed.
+            _own: Arc::clone(&self.most).acquire_owned().await.ok(),
             _host: self.governor.slot().await,
         }
     }
@@ -91,13 +88,14 @@ enum Event {
     Piece(Bytes),
 }
 
-type Duplicate = BoxFuture<'static, Result<Vec<Bytes>, Failure>>;
+/// All that comes of a second request.
+type Duplicate = BoxFuture<'static, Result<Vec<Event>, Failure>>;
 
 impl Fetch {
     /// Fetches the part; the first request has its turn already.
     pub(super) async fn run(mut self, turn: Turn) {
         let mut turn = Some(turn);
-        let mut patience = Patience::new(self.number);
+        let mut patience = Patience::new(self.number, self.range.end - self.at);
         loop {
             let running = match turn.take() {
                 Some(turn) => turn,
@@ -136,10 +134,10 @@ impl Fetch {
                     let event = event.unwrap_or_else(|| Err(self.cut_short()))?;
                     self.take_event(event, &mut pace)?;
                 }
-                chunks = wait(&mut duplicate) => {
+                events = wait(&mut duplicate) => {
                     let from = duplicate.take().map_or(self.at, |(from, _)| from);
-                    if let Ok(chunks) = chunks {
-                        return self.take_rest(from, chunks);
+                    if let Ok(events) = events {
+                        return self.take_rest(from, events);
                     }
                 }
                 () = &mut tick => {
@@ -161,9 +159,7 @@ impl Fetch {
             Event::Head(stated) => {
                 pace.answered = true;
                 pace.since = Instant::now();
-                if std::mem::take(&mut self.first) {
-                    self.send(Arrived::Stated(stated));
-                }
+                self.take_head(stated);
                 Ok(())
             }
             Event::Piece(bytes) => {
@@ -176,6 +172,12 @@ impl Fetch {
                 self.shared.governor.moved(bytes.len());
                 self.take(bytes)
             }
+        }
+    }
+
+    fn take_head(&mut self, stated: Option<Stated>) {
+        if std::mem::take(&mut self.first) {
+            self.send(Arrived::Stated(stated));
         }
     }
 
@@ -233,25 +235,27 @@ impl Fetch {
     /// A second request for what is left, whose bytes are kept apart.
     fn duplicate(&self) -> Duplicate {
         self.shared.doubled.store(true, Ordering::Relaxed);
-        let (source, range) = (Arc::clone(&self.source), self.at..self.range.end);
         let guard = Doubled(Arc::clone(&self.shared));
+        let pool = self.shared.pool.clone();
+        let events = answer(Arc::clone(&self.source), self.at..self.range.end, pool);
         Box::pin(async move {
             let _guard = guard;
-            let stream = source.open(range).await?.into_stream();
-            stream
-                .try_collect()
-                .await
-                .map_err(|error| source.failure(&error))
+            events.try_collect().await
         })
     }
 
     /// Takes what a duplicate, which began at `from`, has beyond what arrived meanwhile.
-    fn take_rest(&mut self, from: u64, chunks: Vec<Bytes>) -> Result<(), Failure> {
+    fn take_rest(&mut self, from: u64, events: Vec<Event>) -> Result<(), Failure> {
         let mut skip = usize::try_from(self.at - from).unwrap_or(usize::MAX);
-        for mut chunk in chunks {
-            let skipped = skip.min(chunk.len());
-            skip -= skipped;
-            self.take(chunk.split_off(skipped))?;
+        for event in events {
+            match event {
+                Event::Head(stated) => self.take_head(stated),
+                Event::Chunk(mut bytes) | Event::Piece(mut bytes) => {
+                    let skipped = skip.min(bytes.len());
+                    skip -= skipped;
+                    self.take(bytes.split_off(skipped))?;
+                }
+            }
         }
         if self.at == self.range.end {
             return Ok(());
@@ -260,7 +264,7 @@ impl Fetch {
     }
 }
 
-async fn wait(duplicate: &mut Option<(u64, Duplicate)>) -> Result<Vec<Bytes>, Failure> {
+async fn wait(duplicate: &mut Option<(u64, Duplicate)>) -> Result<Vec<Event>, Failure> {
     match duplicate {
         Some((_, running)) => running.await,
         None => std::future::pending().await,

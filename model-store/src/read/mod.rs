@@ -67,7 +67,7 @@ impl ModelStore {
         from: u64,
         options: &ReadOptions,
     ) -> Result<ByteStream> {
-        let file = self.find(model, path)?;
+        let file = find(model, path)?;
         if from > file.size {
             let detail = format!("offset {from} is beyond the end at {}", file.size);
             return Err(Error::invalid(STAGE, name(model, path), detail));
@@ -93,7 +93,7 @@ impl ModelStore {
     ) -> Result<PieceStream> {
         let sources = paths
             .iter()
-            .map(|path| Ok(Source::new(self, model, self.find(model, path)?)))
+            .map(|path| Ok(Source::new(self, model, find(model, path)?)))
             .collect::<Result<_>>()?;
         let plan = self.plan(sources, 0, options);
         Ok(stream::pieces(plan, true).err_into().boxed())
@@ -128,15 +128,15 @@ impl ModelStore {
         let sources = sources.into_iter().map(Arc::new).collect();
         Plan::new(sources, from, options.clone(), Arc::clone(self.governor()))
     }
+}
 
-    fn find<'a>(&self, model: &'a ModelVersion, path: &str) -> Result<&'a ModelFile> {
-        model.file(path).ok_or_else(|| {
-            let files = model.files().iter().take(10);
-            let names: Vec<&str> = files.map(|file| file.path.as_str()).collect();
-            let detail = format!("the version has no such file: found {}", names.join(", "));
-            Error::new(ErrorKind::NotFound, STAGE, name(model, path), detail)
-        })
-    }
+fn find<'a>(model: &'a ModelVersion, path: &str) -> Result<&'a ModelFile> {
+    model.file(path).ok_or_else(|| {
+        let files = model.files().iter().take(10);
+        let names: Vec<&str> = files.map(|file| file.path.as_str()).collect();
+        let detail = format!("the version has no such file: found {}", names.join(", "));
+        Error::new(ErrorKind::NotFound, STAGE, name(model, path), detail)
+    })
 }
 
 fn name(model: &ModelVersion, path: &str) -> String {
@@ -156,29 +156,4 @@ fn chunks(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{PublishOptions, Selector, StoreOptions, StoreUrl};
-
-    #[tokio::test]
-    async fn a_file_is_given_out_in_large_pieces() {
-        let dir = tempfile::tempdir().unwrap();
-        let source = dir.path().join("source");
-        std::fs::create_dir(&source).unwrap();
-        let size = (9 << 20) + 7;
-        std::fs::write(source.join("f"), vec![5; size]).unwrap();
-        let url = StoreUrl::from_dir(dir.path(), "m").unwrap();
-        let store = ModelStore::open(&url, &StoreOptions::default()).unwrap();
-        let options = PublishOptions::default();
-        store.publish(&source, "1", options, &drop).await.unwrap();
-        let model = store.resolve(&Selector::Latest).await.unwrap();
-        let chunks: Vec<Bytes> = store
-            .read(&model, "f", 0)
-            .unwrap()
-            .try_collect()
-            .await
-            .unwrap();
-        let sizes: Vec<u64> = chunks.iter().map(|chunk| chunk.len() as u64).collect();
-        assert_eq!(sizes, [[1 << 20; 9].as_slice(), &[7]].concat());
-    }
-}
+mod tests;

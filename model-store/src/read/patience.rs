@@ -9,8 +9,8 @@ use crate::read::source::Failure;
 const TRIES: u32 = 6;
 /// Refusals in a row, because of too many requests, after which a part is given up.
 const REFUSALS: u32 = 20;
-/// What a request must have brought to count as progress, in bytes: a store that sends one byte
-/// per request is not asked for ever.
+/// What a request must have brought to count as progress, in bytes, or an eighth of a smaller
+/// part: a store that sends one byte per request is not asked for ever.
 const PROGRESS: u64 = 16 << 10;
 /// The longest pause between two tries.
 const LONGEST: Duration = Duration::from_secs(10);
@@ -19,15 +19,18 @@ const LONGEST: Duration = Duration::from_secs(10);
 pub(super) struct Patience {
     failures: u32,
     refusals: u32,
+    progress: u64,
     /// Spreads the tries of parts that failed together.
     number: u64,
 }
 
 impl Patience {
-    pub(super) fn new(number: u64) -> Self {
+    /// For part `number`, of `length` bytes.
+    pub(super) fn new(number: u64, length: u64) -> Self {
         Self {
             failures: 0,
             refusals: 0,
+            progress: PROGRESS.min(length / 8).max(1),
             number,
         }
     }
@@ -37,7 +40,7 @@ impl Patience {
         if !failure.error.is_retryable() {
             return Err(failure.error);
         }
-        if gained >= PROGRESS {
+        if gained >= self.progress {
             (self.failures, self.refusals) = (0, 0);
         }
         if failure.throttled {
@@ -69,7 +72,7 @@ mod tests {
 
     #[test]
     fn progress_makes_good_for_failures_and_final_errors_are_final() {
-        let mut patience = Patience::new(0);
+        let mut patience = Patience::new(0, 1 << 20);
         let lost = || failure(ErrorKind::Unreachable, false);
         for _ in 0..1000 {
             assert!(patience.after(lost(), PROGRESS).is_ok());
@@ -78,13 +81,13 @@ mod tests {
             .take_while(|_| patience.after(lost(), PROGRESS - 1).is_ok())
             .count();
         assert_eq!(tries, 4);
-        let mut patience = Patience::new(7);
+        let mut patience = Patience::new(7, 0);
         let refused = || failure(ErrorKind::Unreachable, true);
         let tries = (0..100)
             .take_while(|_| patience.after(refused(), 0).is_ok())
             .count();
         assert_eq!(tries, 19);
         let changed = failure(ErrorKind::Changed, false);
-        assert!(Patience::new(0).after(changed, u64::MAX).is_err());
+        assert!(Patience::new(0, 1).after(changed, u64::MAX).is_err());
     }
 }

@@ -1,5 +1,6 @@
 //! The order of a read: parts of all files, asked for as the memory and the host allow.
 
+use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -16,6 +17,9 @@ use crate::transport::Governor;
 
 /// What a part costs of the memory at least: a task and a request are not free either.
 const LEAST_COST: u64 = 16 << 10;
+
+/// The most requests of one read, unless a number is set: each has a buffer beyond the window.
+const MOST: usize = 32;
 
 /// A part that has been asked for.
 pub(super) struct Issued {
@@ -34,6 +38,8 @@ pub(super) struct Plan {
     /// The bytes that may still be asked for.
     memory: Arc<Semaphore>,
     window: u64,
+    /// Whether the number of requests was set.
+    fixed: bool,
 }
 
 /// A task that ends with its handle, so that dropping a stream stops its requests.
@@ -52,23 +58,38 @@ impl Plan {
         options: ReadOptions,
         governor: Arc<Governor>,
     ) -> Self {
-        let window = options.window(governor.is_adaptive());
-        let most = options.max_requests;
+        let remote = governor.is_adaptive();
+        let granted = options.window(remote);
+        // Connections have buffers of their own, and what is hashed is held a little longer.
+        let window = granted - if remote { granted / 8 } else { 0 };
+        let room = usize::try_from(window / (2 * options.parts.start())).unwrap_or(MOST);
+        let room = NonZeroUsize::new(room.min(MOST)).unwrap_or(NonZeroUsize::MIN);
+        let most = options.max_requests.unwrap_or(room);
+        let fixed = options.max_requests.is_some();
         let permits = usize::try_from(window).unwrap_or(usize::MAX);
         Self {
             sources,
             from,
             shared: Arc::new(Shared {
                 governor,
-                most: most.map(|most| Arc::new(Semaphore::new(most.get()))),
+                most: Arc::new(Semaphore::new(most.get())),
                 pool: Pool::new(window),
                 awaited: AtomicU64::new(u64::MAX),
                 doubled: AtomicBool::new(false),
             }),
-            options,
+            options: ReadOptions {
+                max_requests: Some(most),
+                ..options
+            },
             memory: Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS))),
             window,
+            fixed,
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn pool(&self) -> &Pool {
+        &self.shared.pool
     }
 
     /// Begins to ask for parts. They come in order.
@@ -134,8 +155,8 @@ impl Plan {
         }
     }
 
-    /// The length of the next part: so that half as many again as there are requests fit the
-    /// memory, and so that all requests have something to do until the end.
+    /// The length of the next part: so that a third more than there are requests fit the memory,
+    /// and so that all requests have something to do until the end.
     fn part(&self, left: u64) -> u64 {
         let governor = &self.shared.governor;
         let (least, most) = (*self.options.parts.start(), *self.options.parts.end());
@@ -145,9 +166,15 @@ impl Plan {
         let requests = self
             .options
             .max_requests
-            .map_or_else(|| governor.limit(), std::num::NonZeroUsize::get)
-            .max(1) as u64;
-        let fits = self.window / 3 * 2 / requests;
+            .map_or(usize::MAX, NonZeroUsize::get);
+        // A number that was set is soon reached; one that is found out is not known yet.
+        let requests = if self.fixed {
+            requests
+        } else {
+            requests.min(governor.limit())
+        };
+        let requests = requests.max(1) as u64;
+        let fits = self.window / 4 * 3 / requests;
         let share = left / requests;
         // Whole numbers of the least part fill the buffers they are gathered in.
         let length = fits.min(share).min(most) / least * least;

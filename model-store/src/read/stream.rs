@@ -168,7 +168,7 @@ impl Watched {
 
 /// Asks the store what it knows about the whole object, as patiently as for a part.
 async fn ask(source: &Source) -> Result<Option<Stated>> {
-    let mut patience = Patience::new(0);
+    let mut patience = Patience::new(0, 0);
     loop {
         match source.ask().await {
             Ok(stated) => return Ok(stated),

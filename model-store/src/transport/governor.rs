@@ -134,12 +134,11 @@ impl Governor {
         self.pause().await;
         let slots = Arc::clone(&self.slots);
         // The semaphore is never closed; if it were, requests would go on without a limit.
-        let permit = match Arc::clone(&slots).try_acquire_owned() {
-            Ok(permit) => Some(permit),
-            Err(_) => {
-                self.state().full = true;
-                slots.acquire_owned().await.ok()
-            }
+        let permit = if let Ok(permit) = Arc::clone(&slots).try_acquire_owned() {
+            Some(permit)
+        } else {
+            self.state().full = true;
+            slots.acquire_owned().await.ok()
         };
         self.pause().await;
         let mut state = self.state();

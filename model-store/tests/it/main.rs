@@ -1,7 +1,7 @@
 //! Integration tests of `modelship-model-store`, one binary.
 //!
 //! `conformance` holds the behaviour every store must show; `backends` runs it over each of them,
-//! real servers included. `failures` shows what people see when something is wrong.
+//! real servers included. `engine` holds what the range engine does on real servers. `failures` shows what people see when something is wrong.
 #![expect(
     clippy::unwrap_used,
     reason = "a test that cannot go on stops where it is"
@@ -12,6 +12,7 @@ mod cached;
 mod caches;
 mod conformance;
 mod counted;
+mod engine;
 mod failures;
 mod fixtures;
 mod killed;
