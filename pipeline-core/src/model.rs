@@ -191,7 +191,8 @@ mod tests {
         let mut lines = Vec::new();
         for file in lock["files"].as_array_mut().unwrap() {
             let file = file.as_object_mut().unwrap();
-            (file.remove("sha256"), file.remove("trust"));
+            file.remove("sha256");
+            file.remove("trust");
             let text = |name: &str| file.get(name).and_then(Value::as_str).unwrap_or_default();
             let (path, size, etag) = (text("path"), &file["size"], text("etag"));
             lines.push(format!("{path} {size} etag:{etag} version:\n"));

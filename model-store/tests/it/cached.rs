@@ -9,13 +9,13 @@ use modelship_model_store::{
 use serde_json::json;
 
 use crate::caches::{
-    MIB, cache, check, fetch, fetch_seen, interrupted, journalled, parts, unsealed, world,
+    MIB, cache, check, fetch, fetch_seen, interrupted, journalled, noise, parts, unsealed, world,
 };
 use crate::fixtures::{dir, kind, pattern, publish};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_file_arrives_once_and_is_found_again() {
-    let large = pattern(11 * MIB + 3, 1);
+    let large = noise(11 * MIB + 3, 1);
     let files: [(&str, &[u8]); 6] = [
         ("a/copy.bin", &large),
         ("a/empty", b""),
@@ -86,7 +86,7 @@ async fn thousands_of_small_files() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lock_without_digests_comes_back_with_them() {
-    let large = pattern(3 * MIB, 5);
+    let large = noise(3 * MIB, 5);
     let files: [(&str, &[u8]); 3] = [("empty", b""), ("large", &large), ("small", b"s")];
     let (counted, store, sealed) = world(&files).await;
     let model = unsealed(&sealed);
@@ -109,6 +109,7 @@ async fn a_lock_without_digests_comes_back_with_them() {
         .fetch(&store, &sealed, &strict, &|_| ())
         .await
         .unwrap();
+    counted.served();
     // What was found is good for the same objects only.
     assert_eq!(
         model.sealed_as(cached.model()).as_ref(),
@@ -230,16 +231,16 @@ async fn a_lock_with_names_that_cannot_be_files_is_none() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_trim_keeps_what_is_wanted_and_what_is_in_use() {
-    let shared = pattern(2 * MIB, 1);
+    let shared = noise(2 * MIB, 1);
     let (counted, store, one) = world(&[("a", b"one"), ("shared", &shared)]).await;
     let source = dir(&[("a", b"two!"), ("shared", &shared)]);
     let two = unsealed(&publish(&store, source.path(), "2").await.unwrap());
-    let source = dir(&[("w", &pattern(40 * MIB, 2))]);
+    let source = dir(&[("w", &noise(12 * MIB, 2))]);
     let three = publish(&store, source.path(), "3").await.unwrap();
     let (_dir, cache) = cache();
     fetch(&cache, &store, &one).await.unwrap();
     let held = fetch(&cache, &store, &two).await.unwrap();
-    interrupted(&counted, &cache, &three, 24 << 20).await;
+    interrupted(&counted, &cache, &three, 8 << 20).await;
     let busy = cache.trim(&[], 0).await.unwrap();
     assert!(busy.in_use && busy.removed_files == 0);
     drop(held);

@@ -14,9 +14,21 @@ use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 
 use crate::counted::Counted;
-use crate::fixtures::{dir, publish};
+use crate::fixtures::{dir, pattern, publish};
 
 pub(crate) const MIB: usize = 1 << 20;
+
+/// As [`pattern`], and quickly: every 4 KiB differ from all others.
+pub(crate) fn noise(length: usize, seed: u64) -> Vec<u8> {
+    let mut bytes = pattern(64 << 10, seed).repeat(length.div_ceil(64 << 10));
+    bytes.truncate(length);
+    for (number, block) in bytes.chunks_mut(4096).enumerate() {
+        let number = (number as u64).to_le_bytes();
+        let count = block.len().min(number.len());
+        block[..count].copy_from_slice(&number[..count]);
+    }
+    bytes
+}
 
 pub(crate) fn cache() -> (TempDir, ModelCache) {
     let dir = tempfile::tempdir().unwrap();
@@ -120,7 +132,7 @@ pub(crate) async fn interrupted(
         assert!((&mut fetch).now_or_never().is_none(), "it has to wait");
         if journalled(cache.dir())
             .checked_sub(1)
-            .is_some_and(|n| n + (16 << 20) >= stop)
+            .is_some_and(|n| n + (8 << 20) >= stop)
         {
             break;
         }

@@ -11,7 +11,7 @@ use modelship_testkit::{Azurite, Versitygw, need};
 use serde_json::{Value, json};
 
 use crate::backends::{azurite_options, s3_options};
-use crate::caches::{journalled, unsealed};
+use crate::caches::{journalled, noise, unsealed};
 use crate::counted::Gate;
 use crate::fixtures::{dir, pattern, publish};
 
@@ -87,9 +87,10 @@ async fn publish_model(
     url: &str,
     options: &StoreOptions,
     endpoint: &str,
+    size: usize,
 ) -> (Gate, ModelVersion, Vec<u8>) {
     let store = ModelStore::open(&url.parse().unwrap(), options).unwrap();
-    let data = pattern(SIZE, 13);
+    let data = noise(size, 13);
     let source = dir(&[("weights", &data), ("config", b"{}")]);
     let model = publish(&store, source.path(), "1").await.unwrap();
     let address = endpoint.trim_start_matches("http://").split('/').next();
@@ -104,7 +105,7 @@ async fn s3() -> Option<World> {
     let server = need(Versitygw::start().await)?;
     need(server.create_bucket("models").await)?;
     let (url, options) = ("s3://models/digits", s3_options(&server));
-    let (gate, model, data) = publish_model(url, &options, &server.endpoint()).await;
+    let (gate, model, data) = publish_model(url, &options, &server.endpoint(), SIZE).await;
     let variables = json!({
         "AWS_ENDPOINT_URL_S3": gate.endpoint(),
         "AWS_REGION": server.region(),
@@ -125,7 +126,8 @@ async fn azure() -> Option<World> {
     need(server.create_container("models").await)?;
     let url = format!("az://models.{}/digits", server.account());
     let options = azurite_options(&server);
-    let (gate, model, data) = publish_model(&url, &options, &server.blob_endpoint()).await;
+    let (gate, model, data) =
+        publish_model(&url, &options, &server.blob_endpoint(), SIZE / 5).await;
     let variables = json!({
         "AZURE_STORAGE_ENDPOINT": format!("{}/{}", gate.endpoint(), server.account()),
         "AZURE_STORAGE_ACCOUNT_KEY": server.key(),

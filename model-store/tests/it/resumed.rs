@@ -8,17 +8,16 @@ use modelship_model_store::{ErrorKind, FetchEvent, FetchOptions, ModelCache, Sel
 use serde_json::{Value, json};
 
 use crate::caches::{
-    MIB, cache, check, fetch, fetch_seen, interrupted, journalled, parts, unsealed, world,
+    MIB, cache, check, fetch, fetch_seen, interrupted, journalled, noise, parts, unsealed, world,
 };
-use crate::fixtures::pattern;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dropped_fetch_goes_on_where_its_journal_says() {
-    let large = pattern(64 * MIB + 7, 9);
+    let large = noise(24 * MIB + 7, 9);
     let (counted, store, sealed) = world(&[("weights", &large)]).await;
     for model in [sealed.clone(), unsealed(&sealed)] {
         let (_dir, cache) = cache();
-        let durable = interrupted(&counted, &cache, &model, 40 << 20).await;
+        let durable = interrupted(&counted, &cache, &model, 16 << 20).await;
         let (cached, events) = fetch_seen(&cache, &store, &model).await;
         check(&cached.unwrap(), &[("weights", &large)]);
         let resumed = events.iter().find_map(|event| match event {
@@ -65,7 +64,7 @@ fn damage(what: &str, (data, journal): (&Path, &Path), end: u64) {
 /// Whatever of a partial file or its journal is damaged, the result is right.
 #[tokio::test(flavor = "multi_thread")]
 async fn damaged_partials_start_anew() {
-    let large = pattern(24 * MIB, 11);
+    let large = noise(12 * MIB, 11);
     let (counted, store, model) = world(&[("weights", &large)]).await;
     for what in [
         "first byte",
@@ -79,7 +78,7 @@ async fn damaged_partials_start_anew() {
         "schema",
     ] {
         let (_dir, cache) = cache();
-        interrupted(&counted, &cache, &model, 16 << 20).await;
+        interrupted(&counted, &cache, &model, 8 << 20).await;
         // The dropped fetch may still be writing its last journal: the lock says when it is not.
         let lock = std::fs::File::open(&parts(&cache, "partial", "lock")[0]).unwrap();
         tokio::task::block_in_place(|| lock.lock().unwrap());
@@ -100,12 +99,12 @@ async fn damaged_partials_start_anew() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_object_that_is_replaced_between_two_fetches_is_never_mixed() {
-    let [old, new] = [1, 2].map(|seed| pattern(40 * MIB, seed));
+    let [old, new] = [1, 2].map(|seed| noise(20 * MIB, seed));
     for sealed in [true, false] {
         let (counted, store, model) = world(&[("weights", &old)]).await;
         let model = if sealed { model } else { unsealed(&model) };
         let (_dir, cache) = cache();
-        interrupted(&counted, &cache, &model, 24 << 20).await;
+        interrupted(&counted, &cache, &model, 12 << 20).await;
         counted
             .put("versions/1/files/weights", Some(new.clone()))
             .await;
@@ -124,10 +123,10 @@ async fn an_object_that_is_replaced_between_two_fetches_is_never_mixed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_partial_of_another_lock_is_thrown_away() {
-    let [old, new] = [1, 2].map(|seed| pattern(40 * MIB, seed));
+    let [old, new] = [1, 2].map(|seed| noise(20 * MIB, seed));
     let (counted, store, model) = world(&[("weights", &old)]).await;
     let (_dir, cache) = cache();
-    interrupted(&counted, &cache, &unsealed(&model), 24 << 20).await;
+    interrupted(&counted, &cache, &unsealed(&model), 12 << 20).await;
     counted
         .put("versions/1/files/weights", Some(new.clone()))
         .await;
@@ -145,7 +144,7 @@ async fn a_partial_of_another_lock_is_thrown_away() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_who_want_one_model_fetch_it_once() {
-    let large = pattern(24 * MIB, 3);
+    let large = noise(12 * MIB, 3);
     let files: [(&str, &[u8]); 3] = [("a", b"1"), ("b", b"2"), ("weights", &large)];
     let (counted, store, sealed) = world(&files).await;
     for model in [sealed.clone(), unsealed(&sealed)] {
@@ -178,12 +177,12 @@ async fn two_who_want_one_model_fetch_it_once() {
 /// Reading does not wait for the whole file, and the store is read once.
 #[tokio::test(flavor = "multi_thread")]
 async fn files_are_read_while_they_arrive() {
-    let large = pattern(40 * MIB, 21);
+    let large = noise(20 * MIB, 21);
     let files: [(&str, &[u8]); 3] = [("empty", b""), ("small", b"s"), ("weights", &large)];
     let (counted, store, model) = world(&files).await;
     let (_dir, cache) = cache();
-    let durable = interrupted(&counted, &cache, &model, 24 << 20).await;
-    counted.stop_at(32 << 20);
+    let durable = interrupted(&counted, &cache, &model, 12 << 20).await;
+    counted.stop_at(16 << 20);
     let fetching = cache
         .fetching(&store, &model, &FetchOptions::default())
         .unwrap();
@@ -193,7 +192,7 @@ async fn files_are_read_while_they_arrive() {
     let read = async {
         let mut stream = arriving.open(0);
         let mut got = Vec::new();
-        while got.len() < 24 * MIB {
+        while got.len() < 12 * MIB {
             got.extend(stream.try_next().await.unwrap().unwrap());
         }
         // The store waits until here: these bytes were read before the rest was sent.
