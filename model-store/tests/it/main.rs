@@ -7,6 +7,7 @@
     reason = "a test that cannot go on stops where it is"
 )]
 
+mod admission;
 mod admission_oracle;
 mod backends;
 mod conformance;

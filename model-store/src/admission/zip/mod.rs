@@ -2,6 +2,8 @@
 
 mod directory;
 mod keras;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 
