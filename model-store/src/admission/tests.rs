@@ -191,7 +191,7 @@ fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
     let mut out = vec![number << 3 | 2];
     let mut length = bytes.len();
     while length > 127 {
-        out.push((length & 127) as u8 | 128);
+        out.push(u8::try_from(length & 127 | 128).unwrap());
         length >>= 7;
     }
     out.push(u8::try_from(length).unwrap());
@@ -241,6 +241,14 @@ fn onnx_models_keep_their_bounds() {
             b"\x08\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff".to_vec(),
         ),
         ("deep", onnx(&deep)),
+    ] {
+        assert_eq!(denied("m.onnx", &bytes), [Check::MalformedOnnx], "{name}");
+    }
+}
+
+#[test]
+fn onnx_models_keep_their_data_in_the_model() {
+    for (name, bytes) in [
         ("way out", external(&[("location", "../weights")])),
         (
             "way out below",
@@ -269,6 +277,15 @@ fn onnx_models_keep_their_bounds() {
     ] {
         assert_eq!(denied("m.onnx", &bytes), [Check::MalformedOnnx], "{name}");
     }
+    // The value before its key.
+    let backwards = field(
+        13,
+        &[field(2, b"../weights"), field(1, b"location")].concat(),
+    );
+    assert_eq!(
+        denied("m.onnx", &onnx(&field(5, &backwards))),
+        [Check::MalformedOnnx]
+    );
     let itself = external(&[("location", "./m.onnx"), ("offset", "0"), ("length", "4")]);
     assert_eq!(denied("m.onnx", &itself), []);
 }

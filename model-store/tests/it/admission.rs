@@ -12,7 +12,7 @@ fn models() -> Vec<(String, PathBuf)> {
             let entry = entry.unwrap();
             (entry.file_name().into_string().unwrap(), entry.path())
         })
-        .filter(|(name, _)| !name.ends_with(".py") && name != "__pycache__")
+        .filter(|(name, _)| !name.starts_with("make") && name != "__pycache__")
         .collect();
     models.sort();
     assert!(models.len() > 25, "{models:?}");
