@@ -188,7 +188,7 @@ fn tensor_infos(cursor: &mut Cursor<'_>, tensors: u64, alignment: u64) -> Scan<V
         let offset = cursor.u64()?;
         let length = count.and_then(|count| length(count, kind));
         match length {
-            Some(length) if offset % alignment == 0 => stretches.push((offset, length)),
+            Some(length) if offset.is_multiple_of(alignment) => stretches.push((offset, length)),
             _ => return Err(Failure::broken("a tensor's size or offset cannot be")),
         }
     }
@@ -199,7 +199,9 @@ fn tensor_infos(cursor: &mut Cursor<'_>, tensors: u64, alignment: u64) -> Scan<V
 /// Bytes of a number of elements; of a type that is not known, nothing is demanded.
 fn length(count: u64, kind: u32) -> Option<u64> {
     match TYPES.iter().find(|(number, _, _)| *number == kind) {
-        Some((_, block, size)) if count % block == 0 => (count / block).checked_mul(*size),
+        Some((_, block, size)) if count.is_multiple_of(*block) => {
+            (count / block).checked_mul(*size)
+        }
         Some(_) => None,
         None => Some(0),
     }

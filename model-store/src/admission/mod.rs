@@ -15,6 +15,8 @@ mod report;
 mod safetensors;
 mod source;
 mod tar;
+#[cfg(test)]
+mod tests;
 mod zip;
 
 pub use policy::{Action, AdmissionPolicy, Check};

@@ -171,8 +171,8 @@ enum Literal {
     Number(u64),
     /// `True`, `False`, `None`.
     Word,
-    Sequence(Vec<Literal>),
-    Dict(Vec<(String, Literal)>),
+    Sequence(Vec<Self>),
+    Dict(Vec<(String, Self)>),
 }
 
 struct Parser<'a> {

@@ -117,6 +117,7 @@ struct Seen {
 #[derive(Default)]
 struct External {
     key: String,
+    value: String,
     location: Option<String>,
     offset: u64,
     length: Option<u64>,
@@ -154,10 +155,10 @@ impl Walk<'_, '_> {
             }
             self.field(message, end, depth)?;
         }
-        if message == Message::Tensor {
-            self.tensor_end()
-        } else {
-            Ok(())
+        match message {
+            Message::Tensor => self.tensor_end(),
+            Message::Pair => self.pair_end(),
+            _ => Ok(()),
         }
     }
 
@@ -176,7 +177,8 @@ impl Walk<'_, '_> {
         match wire {
             0 => {
                 let value = self.varint()?;
-                self.number(message, number, value)
+                self.number(message, number, value);
+                Ok(())
             }
             1 => self.cursor.skip(8),
             5 => self.cursor.skip(4),
@@ -213,13 +215,12 @@ impl Walk<'_, '_> {
         Err(Failure::broken("a number is too long"))
     }
 
-    fn number(&mut self, message: Message, number: u64, value: u64) -> Scan<()> {
+    fn number(&mut self, message: Message, number: u64, value: u64) {
         match (message, number) {
             (Message::Model, 1) => self.seen.version = true,
             (Message::Tensor, 14) => self.seen.external.elsewhere = value == 1,
             _ => {}
         }
-        Ok(())
     }
 
     fn text(&mut self, message: Message, number: u64, length: u64) -> Scan<()> {
@@ -237,22 +238,32 @@ impl Walk<'_, '_> {
             (Message::Function, _) if self.seen.defined.len() < MAX_DOMAINS => {
                 self.seen.defined.insert(text);
             }
+            // Key and value can come in any order; the last of each counts.
             (Message::Pair, 1) => external.key = text,
-            (Message::Pair, 2) => {
-                let number = text
-                    .parse()
-                    .map_err(|_| Failure::broken("an offset is no number"));
-                match external.key.as_str() {
-                    // Readers differ in which of two they take.
-                    "location" if external.location.is_some() => {
-                        return Err(Failure::broken("a tensor has two locations"));
-                    }
-                    "location" => external.location = Some(text),
-                    "offset" => external.offset = number?,
-                    "length" => external.length = Some(number?),
-                    _ => {}
-                }
+            (Message::Pair, _) => external.value = text,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Takes in one entry of what says where a tensor lies.
+    fn pair_end(&mut self) -> Scan<()> {
+        let external = &mut self.seen.external;
+        let (key, text) = (
+            std::mem::take(&mut external.key),
+            std::mem::take(&mut external.value),
+        );
+        let number = text
+            .parse()
+            .map_err(|_| Failure::broken("an offset is no number"));
+        match key.as_str() {
+            // Readers differ in which of two they take.
+            "location" if external.location.is_some() => {
+                return Err(Failure::broken("a tensor has two locations"));
             }
+            "location" => external.location = Some(text),
+            "offset" => external.offset = number?,
+            "length" => external.length = Some(number?),
             _ => {}
         }
         Ok(())

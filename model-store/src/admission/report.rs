@@ -91,14 +91,13 @@ impl Report {
             (Some(entry), path) => format!("{path}!{entry}"),
             (None, path) => path.to_owned(),
         };
-        let mut detail = format!("{}: {}", first.check, first.detail);
-        if let Some(at) = first.at {
-            detail.push_str(&format!(" at byte {at}"));
-        }
-        let more = self.denied().count() - 1;
-        if more > 0 {
-            detail.push_str(&format!(", and {more} more findings that are denied"));
-        }
+        let at = first.at.map(|at| format!(" at byte {at}"));
+        let more = match self.denied().count() - 1 {
+            0 => String::new(),
+            more => format!(", and {more} more findings that are denied"),
+        };
+        let at = at.unwrap_or_default();
+        let detail = format!("{}: {}{at}{more}", first.check, first.detail);
         Err(Error::new(ErrorKind::Unsafe, STAGE, object, detail).with_hint(advice(first.check)))
     }
 }

@@ -460,10 +460,15 @@ impl<'a> Cursor<'a> {
         self.ensure(1).map(|some| !some)
     }
 
-    /// Up to `count` of the next bytes, which stay next; at most [`BUFFER`].
+    /// Up to `count` of the next bytes, which stay next; at most [`BUFFER`]. Damage behind the first
+    /// of them is for whoever reads on.
     pub(super) fn peek(&mut self, count: usize) -> Scan<&[u8]> {
         let count = count.min(BUFFER);
-        self.ensure(count)?;
+        match self.ensure(count) {
+            Err(Failure::Broken(_)) if self.end > self.next => {}
+            Err(failure) => return Err(failure),
+            Ok(_) => {}
+        }
         let end = self.end.min(self.next + count);
         Ok(&self.buffer[self.next..end])
     }

@@ -9,6 +9,7 @@
 )]
 
 mod access;
+mod admission;
 mod admission_oracle;
 mod backends;
 mod cached;

@@ -52,12 +52,10 @@ impl Machine<'_, '_, '_> {
         if wrapper.kind != Kind::ArrayWrapper || wrapper.states != 1 {
             return None;
         }
-        let layout = self.layout(self.heap.entry(wrapper.state, "dtype")??)?;
-        let shape = self.heap.tuple(self.heap.entry(wrapper.state, "shape")??)?;
-        let padded = match self
-            .heap
-            .entry(wrapper.state, "numpy_array_alignment_bytes")?
-        {
+        let state = self.heap.dict(wrapper.state)?;
+        let layout = self.layout(self.heap.entry(state, "dtype")?)?;
+        let shape = self.heap.tuple(self.heap.entry(state, "shape")?)?;
+        let padded = match self.heap.entry(state, "numpy_array_alignment_bytes") {
             None | Some(Value::None) => false,
             Some(Value::Int(_)) => true,
             _ => return None,

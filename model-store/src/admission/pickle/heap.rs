@@ -208,25 +208,26 @@ impl Heap {
         }
     }
 
-    /// The entry of a dictionary: `None` if the dictionary is not known well enough to tell.
-    pub(super) fn entry(&self, dict: Value, name: &str) -> Option<Option<Value>> {
+    /// A dictionary, if all its entries are known.
+    pub(super) fn dict(&self, dict: Value) -> Option<&Dict> {
         let Value::Dict(dict) = dict else {
             return None;
         };
-        let dict = self.dicts.get(place(dict)).filter(|dict| !dict.vague)?;
+        self.dicts.get(place(dict)).filter(|dict| !dict.vague)
+    }
+
+    /// The entry of a dictionary.
+    pub(super) fn entry(&self, dict: &Dict, name: &str) -> Option<Value> {
         let found = dict
             .entries
             .iter()
             .find(|(text, _)| self.text_at(*text) == name);
-        Some(found.map(|(_, value)| *value))
+        found.map(|(_, value)| *value)
     }
 
     /// All values of a dictionary, if they are known.
     pub(super) fn values(&self, dict: Value) -> Option<Vec<Value>> {
-        let Value::Dict(dict) = dict else {
-            return None;
-        };
-        let dict = self.dicts.get(place(dict)).filter(|dict| !dict.vague)?;
+        let dict = self.dict(dict)?;
         Some(dict.entries.iter().map(|(_, value)| *value).collect())
     }
 
@@ -284,11 +285,12 @@ mod tests {
         let dict = heap.new_dict();
         let Value::Dict(id) = dict else { panic!() };
         heap.set_items(id, &[key, Value::Int(1), other, Value::Int(2)]);
-        assert_eq!(heap.entry(dict, "shape"), Some(Some(Value::Int(2))));
-        assert_eq!(heap.entry(dict, "dtype"), Some(None));
+        let known = heap.dict(dict).unwrap();
+        assert_eq!(heap.entry(known, "shape"), Some(Value::Int(2)));
+        assert_eq!(heap.entry(known, "dtype"), None);
         heap.set_items(id, &[Value::Blob, Value::Int(1)]);
-        assert_eq!(heap.entry(dict, "shape"), None);
-        assert_eq!(heap.entry(Value::Dict(u32::MAX), "shape"), None);
+        assert!(heap.dict(dict).is_none());
+        assert!(heap.dict(Value::Dict(u32::MAX)).is_none());
     }
 
     #[test]

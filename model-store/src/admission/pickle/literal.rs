@@ -10,17 +10,13 @@ pub(super) fn decimal(line: &[u8]) -> Option<u64> {
     str::from_utf8(line).ok()?.parse().ok()
 }
 
-/// The quoted argument of `STRING`: a Python 2 text. `None` if it is not quoted at all, which is
-/// an error; `Some(None)` if it is not ASCII, and so depends on how it is loaded.
-pub(super) fn quoted(line: &[u8]) -> Option<Option<String>> {
-    let trimmed = line.trim_ascii_end();
-    let quote = *trimmed
-        .first()
-        .filter(|quote| matches!(**quote, b'"' | b'\''))?;
-    if trimmed.len() < 2 || trimmed[trimmed.len() - 1] != quote {
-        return None;
+/// The quoted argument of `STRING`: a Python 2 text; `None` if it is not ASCII, and so depends on
+/// how it is loaded.
+pub(super) fn quoted(line: &[u8]) -> Result<Option<String>, &'static str> {
+    match line.trim_ascii_end() {
+        [first @ (b'"' | b'\''), body @ .., last] if first == last => Ok(escaped(body)),
+        _ => Err("a text has no quotes around it"),
     }
-    Some(escaped(&trimmed[1..trimmed.len() - 1]))
 }
 
 /// Backslash escapes of a byte string.
@@ -131,20 +127,20 @@ mod tests {
 
     #[test]
     fn python_2_texts_are_decoded() {
-        let cases: [(&[u8], Option<Option<&str>>); 9] = [
-            (b"'os'", Some(Some("os"))),
-            (b"\"o\\x73\"", Some(Some("os"))),
-            (b"'\\157\\163'", Some(Some("os"))),
-            (b"'a\\'b\\\\'", Some(Some("a'b\\"))),
-            (b"'\\q'", Some(Some("\\q"))),
-            (b"'\\xff'", Some(None)),
-            (b"'\\'", Some(None)),
-            (b"os", None),
-            (b"'", None),
+        let cases: [(&[u8], Option<&str>); 7] = [
+            (b"'os'", Some("os")),
+            (b"\"o\\x73\"", Some("os")),
+            (b"'\\157\\163'", Some("os")),
+            (b"'a\\'b\\\\'", Some("a'b\\")),
+            (b"'\\q'", Some("\\q")),
+            (b"'\\xff'", None),
+            (b"'\\'", None),
         ];
         for (line, text) in cases {
-            let text = text.map(|text| text.map(str::to_owned));
-            assert_eq!(quoted(line), text, "{line:?}");
+            assert_eq!(quoted(line), Ok(text.map(str::to_owned)), "{line:?}");
+        }
+        for line in [&b"os"[..], b"'", b"'a\"", b""] {
+            assert!(quoted(line).is_err(), "{line:?}");
         }
     }
 

@@ -176,9 +176,7 @@ impl Machine<'_, '_, '_> {
     /// `STRING`: a quoted line of Python 2.
     fn string_line(&mut self) -> Scan<()> {
         let text = match self.cursor.line()? {
-            Line::Whole(line) => {
-                quoted(line).ok_or_else(|| Failure::broken("a text has no quotes around it"))?
-            }
+            Line::Whole(line) => quoted(line).map_err(Failure::broken)?,
             Line::Long => None,
         };
         let value = text.map_or(Value::Blob, |text| self.heap.keep_text(&text));

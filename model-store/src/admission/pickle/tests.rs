@@ -32,6 +32,15 @@ fn joined(parts: &[&[u8]]) -> Vec<u8> {
 /// Ways to bring `os.system` or the like past scanners that look for strings, most of them from
 /// public reports.
 fn attacks() -> Vec<(&'static str, Vec<u8>)> {
+    let mut attacks = attacks_on_names();
+    attacks.extend(attacks_on_objects());
+    attacks.extend(attacks_on_libraries());
+    attacks.extend(attacks_on_files());
+    attacks
+}
+
+/// What hides which name is imported.
+fn attacks_on_names() -> Vec<(&'static str, Vec<u8>)> {
     let system = import("os", "system");
     vec![
         ("GLOBAL", b"cos\nsystem\n(S'x'\ntR.".to_vec()),
@@ -62,36 +71,126 @@ fn attacks() -> Vec<(&'static str, Vec<u8>)> {
         ("extension of four bytes", b"\x80\x02\x84\x01\x00\x00\x00.".to_vec()),
         ("persistent id", b"Pcos\n.".to_vec()),
         ("persistent id that is no storage", b"\x80\x02X\x01\x00\x00\x00aQ.".to_vec()),
-        ("call of what a call gave", joined(&[
-            b"\x80\x04", &import("collections", "OrderedDict"), b")R)R."])),
-        ("attributes of a function", joined(&[
-            b"\x80\x04", &import("numpy", "mean"), b"N}\x8c\x01a\x8c\x02oss\x86b."])),
-        ("attributes of a class", joined(&[
-            b"\x80\x04", &import("collections", "OrderedDict"), b"}b."])),
-        ("state of an object that had one", joined(&[
-            b"\x80\x04", &import("collections", "OrderedDict"), b")R\x94}b}b."])),
-        ("_reconstructor of what is not allowed", joined(&[
-            b"\x80\x02", &import("copyreg", "_reconstructor"), b"cos\nsystem\nc__builtin__\nobject\nN\x87R."])),
-        ("_reconstructor of memory", joined(&[
-            b"\x80\x04", &import("copyreg", "_reconstructor"),
-            &import("numpy", "ndarray"), &import("numpy", "ndarray"), b"N\x87R."])),
-        ("an array over foreign memory", joined(&[
-            b"\x80\x04", &import("numpy", "ndarray"), b"K\x01\x85\x8c\x01OC\x0812345678\x87\x81."])),
-        ("a file by memmap", joined(&[
-            b"\x80\x04", &import("numpy", "memmap"), b"\x8c\x01x\x85\x81."])),
+    ]
+}
+
+/// What does harm with names that look harmless.
+fn attacks_on_objects() -> Vec<(&'static str, Vec<u8>)> {
+    vec![
+        (
+            "call of what a call gave",
+            joined(&[b"\x80\x04", &import("collections", "OrderedDict"), b")R)R."]),
+        ),
+        (
+            "attributes of a function",
+            joined(&[
+                b"\x80\x04",
+                &import("numpy", "mean"),
+                b"N}\x8c\x01a\x8c\x02oss\x86b.",
+            ]),
+        ),
+        (
+            "attributes of a class",
+            joined(&[b"\x80\x04", &import("collections", "OrderedDict"), b"}b."]),
+        ),
+        (
+            "state of an object that had one",
+            joined(&[
+                b"\x80\x04",
+                &import("collections", "OrderedDict"),
+                b")R\x94}b}b.",
+            ]),
+        ),
+        (
+            "_reconstructor of what is not allowed",
+            joined(&[
+                b"\x80\x02",
+                &import("copyreg", "_reconstructor"),
+                b"cos\nsystem\nc__builtin__\nobject\nN\x87R.",
+            ]),
+        ),
+    ]
+}
+
+/// What reaches memory and files through names of NumPy, torch and joblib.
+fn attacks_on_libraries() -> Vec<(&'static str, Vec<u8>)> {
+    vec![
+        (
+            "_reconstructor of memory",
+            joined(&[
+                b"\x80\x04",
+                &import("copyreg", "_reconstructor"),
+                &import("numpy", "ndarray"),
+                &import("numpy", "ndarray"),
+                b"N\x87R.",
+            ]),
+        ),
+        (
+            "an array over foreign memory",
+            joined(&[
+                b"\x80\x04",
+                &import("numpy", "ndarray"),
+                b"K\x01\x85\x8c\x01OC\x0812345678\x87\x81.",
+            ]),
+        ),
+        (
+            "a file by memmap",
+            joined(&[
+                b"\x80\x04",
+                &import("numpy", "memmap"),
+                b"\x8c\x01x\x85\x81.",
+            ]),
+        ),
         ("dtype that hides objects", forged_dtype(0)),
+        (
+            "scalar of an object",
+            joined(&[
+                b"\x80\x04",
+                &import("numpy.core.multiarray", "scalar"),
+                &import("numpy", "dtype"),
+                b"\x8c\x02O8\x89\x88\x87RN\x86R.",
+            ]),
+        ),
+        (
+            "torch.load inside of a tensor",
+            joined(&[
+                b"\x80\x04",
+                &import("torch.storage", "_load_from_bytes"),
+                b"C\x01x\x85R.",
+            ]),
+        ),
+        (
+            "joblib's old arrays, which are files of their own",
+            joined(&[
+                b"\x80\x04",
+                &import("joblib.numpy_pickle", "NDArrayWrapper"),
+                b")\x81.",
+            ]),
+        ),
+    ]
+}
+
+/// What hides where a pickle begins or ends.
+fn attacks_on_files() -> Vec<(&'static str, Vec<u8>)> {
+    let system = import("os", "system");
+    vec![
         ("stacked pickles", joined(&[b"N.", b"cos\nsystem\n)R."])),
-        ("payload, then damage", joined(&[b"\x80\x04", &system, b")R\xff"])),
-        ("payload, then the end of the file", joined(&[b"\x80\x04", &system, b")R"])),
-        ("payload inside a frame that is too long", joined(&[
-            b"\x80\x04\x95\xff\xff\x00\x00\x00\x00\x00\x00", &system, b")R."])),
-        ("scalar of an object", joined(&[
-            b"\x80\x04", &import("numpy.core.multiarray", "scalar"),
-            &import("numpy", "dtype"), b"\x8c\x02O8\x89\x88\x87RN\x86R."])),
-        ("torch.load inside of a tensor", joined(&[
-            b"\x80\x04", &import("torch.storage", "_load_from_bytes"), b"C\x01x\x85R."])),
-        ("joblib's old arrays, which are files of their own", joined(&[
-            b"\x80\x04", &import("joblib.numpy_pickle", "NDArrayWrapper"), b")\x81."])),
+        (
+            "payload, then damage",
+            joined(&[b"\x80\x04", &system, b")R\xff"]),
+        ),
+        (
+            "payload, then the end of the file",
+            joined(&[b"\x80\x04", &system, b")R"]),
+        ),
+        (
+            "payload inside a frame that is too long",
+            joined(&[
+                b"\x80\x04\x95\xff\xff\x00\x00\x00\x00\x00\x00",
+                &system,
+                b")R.",
+            ]),
+        ),
     ]
 }
 

@@ -2,6 +2,8 @@
 
 mod directory;
 mod keras;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 
@@ -109,7 +111,7 @@ impl Archive<'_, '_, '_> {
     }
 
     /// Does something with an entry's content.
-    fn within<'c>(
+    fn within(
         &mut self,
         entry: &Entry,
         look: impl FnOnce(&Content<'_>, &mut Findings<'_>, Place<'_>) -> Scan<()>,
