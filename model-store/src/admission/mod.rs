@@ -77,7 +77,8 @@ pub async fn check(files: &[(String, PathBuf)], policy: &AdmissionPolicy) -> Res
     }
     let mut findings = limits.into_found();
     // Owned, because a closure over borrowed files would keep the future from changing threads.
-    let work = files.to_vec().into_iter().map(|(path, local)| {
+    let owned = files.to_vec();
+    let work = owned.into_iter().map(|(path, local)| {
         let (policy, model) = (Arc::clone(&policy), Arc::clone(&model));
         let cancelled = Arc::clone(&cancelled);
         blocking(move || check_file(&path, &local, &model, (&policy, &cancelled)))
