@@ -135,7 +135,10 @@ impl Fetching {
         }
         found.extend(fetches.try_collect::<Vec<_>>().await?);
         let model = self.seal(&found)?;
-        // RECHECK: for a lock that is not sealed, `self.store.recheck(&self.model).await?`.
+        if !self.model.is_sealed() {
+            // Each file was pinned; that they still belong together nobody has said yet.
+            self.store.recheck(&self.model).await?;
+        }
         Ok(CachedModel::new(model, self.cache, hold))
     }
 

@@ -19,7 +19,8 @@ impl ModelStore {
     /// a file that was read is that of the store's checksum, else `Observed`.
     ///
     /// # Errors
-    /// Those of [`read_with`](Self::read_with).
+    /// Those of [`read_with`](Self::read_with), and of [`recheck`](Self::recheck): each file was
+    /// pinned, and that they still belong together is looked at in the end.
     pub async fn seal_version(
         &self,
         model: &ModelVersion,
@@ -32,6 +33,9 @@ impl ModelStore {
             .collect();
         let plan = self.plan(sources, 0, options);
         let mut pieces = std::pin::pin!(stream::pieces(plan, true));
+        if names.is_empty() {
+            return Ok(model.clone());
+        }
         let mut found = BTreeMap::new();
         while let Some(piece) = pieces.try_next().await? {
             if let Piece::End {
@@ -44,6 +48,7 @@ impl ModelStore {
                 found.insert((*name).to_owned(), (sha256, trust));
             }
         }
+        self.recheck(model).await?;
         model.seal(&found)
     }
 }
