@@ -19,7 +19,7 @@ use crate::transport::Governor;
 const LEAST_COST: u64 = 16 << 10;
 
 /// The most requests of one read, unless a number is set: each has a buffer beyond the window.
-const MOST: usize = 32;
+const MOST: usize = 24;
 
 /// A part that has been asked for.
 pub(super) struct Issued {
