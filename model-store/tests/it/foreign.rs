@@ -133,18 +133,22 @@ async fn folders(backend: &Backend) {
         assert_eq!(found.selector().to_string(), selector);
     }
     assert!(refused(&store, "^2").await.1.contains("a version in ^2"));
+    names_and_retractions(backend, (&store, &model)).await;
+}
+
+async fn names_and_retractions(backend: &Backend, (store, model): (&ModelStore, &ModelVersion)) {
     // An exact name wins over the range it could be.
     backend.put("folders", "1.x/w.bin", b"x".to_vec()).await;
-    assert_eq!(resolve(&store, "1.x").await.version(), "1.x");
+    assert_eq!(resolve(store, "1.x").await.version(), "1.x");
     // A retracted version is left out, whoever uploaded it.
     backend.delete("folders", "1.x/w.bin").await;
     backend
         .put("folders", "retracted/1.10.0.json", b"{}".to_vec())
         .await;
-    assert_eq!(resolve(&store, "latest").await.version(), "1.9.0");
-    assert_eq!(refused(&store, "1.10.0").await.0, ErrorKind::Retracted);
+    assert_eq!(resolve(store, "latest").await.version(), "1.9.0");
+    assert_eq!(refused(store, "1.10.0").await.0, ErrorKind::Retracted);
     assert_eq!(
-        resolve(&store, model.tree_digest()).await.version(),
+        resolve(store, model.tree_digest()).await.version(),
         "1.10.0"
     );
 }
@@ -186,7 +190,7 @@ async fn later(backend: &Backend, model: &str, (path, bytes): (&str, &[u8]), bef
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    panic!("the store's clock stands still");
+    unreachable!("the store's clock stands still");
 }
 
 /// By time, whatever the names say: folders, by their newest file.

@@ -36,7 +36,7 @@ async fn next(watch: &mut Watch) -> (String, usize) {
             }
         }
     }
-    panic!("nothing but failures");
+    unreachable!("nothing but failures");
 }
 
 /// Waits until the watch has met an outage.
@@ -47,7 +47,7 @@ async fn failure(watch: &mut Watch) -> ErrorKind {
             return error.kind();
         }
     }
-    panic!("the watch does not notice that the store is gone");
+    unreachable!("the watch does not notice that the store is gone");
 }
 
 #[tokio::test(flavor = "multi_thread")]
