@@ -126,6 +126,7 @@ impl Fetching {
         // Of two large ones, one fills the network while the other one begins or ends.
         let share = if missing.len() > 1 { 2 } else { 1 };
         let most = (self.places() / share).max(1);
+        let complete = missing.is_empty();
         let mut fetches = FuturesUnordered::new();
         for content in missing {
             if fetches.len() >= at_once {
@@ -135,7 +136,7 @@ impl Fetching {
         }
         found.extend(fetches.try_collect::<Vec<_>>().await?);
         let model = self.seal(&found)?;
-        if !self.model.is_sealed() {
+        if !complete && !self.model.is_sealed() {
             // Each file was pinned; that they still belong together nobody has said yet.
             self.store.recheck(&self.model).await?;
         }

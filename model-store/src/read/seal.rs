@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use futures::TryStreamExt as _;
 
 use crate::error::Result;
-use crate::model::ModelVersion;
+use crate::model::{ModelVersion, Trust};
 use crate::read::options::{Piece, ReadOptions};
 use crate::read::source::Source;
 use crate::read::stream;
@@ -26,6 +26,20 @@ impl ModelStore {
         model: &ModelVersion,
         options: &ReadOptions,
     ) -> Result<ModelVersion> {
+        let found = self.find_digests(model, options).await?;
+        if found.is_empty() {
+            return Ok(model.clone());
+        }
+        self.recheck(model).await?;
+        model.seal(&found)
+    }
+
+    /// What reading finds of the files whose SHA-256 nobody states, by path.
+    pub(super) async fn find_digests(
+        &self,
+        model: &ModelVersion,
+        options: &ReadOptions,
+    ) -> Result<BTreeMap<String, (String, Trust)>> {
         let unknown = || model.files().iter().filter(|file| file.sha256.is_none());
         let names: Vec<&str> = unknown().map(|file| file.path.as_str()).collect();
         let sources = unknown()
@@ -33,9 +47,6 @@ impl ModelStore {
             .collect();
         let plan = self.plan(sources, 0, options);
         let mut pieces = std::pin::pin!(stream::pieces(plan, true));
-        if names.is_empty() {
-            return Ok(model.clone());
-        }
         let mut found = BTreeMap::new();
         while let Some(piece) = pieces.try_next().await? {
             if let Piece::End {
@@ -48,7 +59,6 @@ impl ModelStore {
                 found.insert((*name).to_owned(), (sha256, trust));
             }
         }
-        self.recheck(model).await?;
-        model.seal(&found)
+        Ok(found)
     }
 }

@@ -45,13 +45,27 @@ pub(crate) struct Top {
 }
 
 impl Listed {
-    fn new(path: &str, meta: ObjectMeta) -> Self {
+    fn new(path: &str, meta: ObjectMeta, scheme: Scheme) -> Self {
+        let etag = meta.e_tag;
         Self {
             path: path.to_owned(),
             size: meta.size,
-            etag: meta.e_tag,
+            etag: match scheme {
+                Scheme::Azure => etag.map(quoted),
+                _ => etag,
+            },
             modified: meta.last_modified,
         }
+    }
+}
+
+/// A tag as headers have it (RFC 9110, section 8.8.3). Lists of Azure leave the quotes out (List
+/// Blobs, `Etag`).
+fn quoted(tag: String) -> String {
+    if tag.ends_with('"') {
+        tag
+    } else {
+        format!("\"{tag}\"")
     }
 }
 
@@ -103,7 +117,7 @@ impl ModelStore {
             let Some(path) = inside(location.as_ref(), prefix.as_ref()) else {
                 continue;
             };
-            let file = Listed::new(path, meta);
+            let file = Listed::new(path, meta, self.url().scheme());
             bytes = bytes.saturating_add(file.size);
             files.push(file);
             if files.len() > limits.max_files || bytes > limits.max_bytes {
@@ -124,9 +138,10 @@ impl ModelStore {
         };
         let folders = listed.common_prefixes.iter();
         let folders = folders.filter_map(|path| inside(path.as_ref(), prefix.as_ref()));
+        let scheme = self.url().scheme();
         let files = listed.objects.into_iter().filter_map(|meta| {
             let location = meta.location.clone();
-            inside(location.as_ref(), prefix.as_ref()).map(|path| Listed::new(path, meta))
+            inside(location.as_ref(), prefix.as_ref()).map(|path| Listed::new(path, meta, scheme))
         });
         let folders: BTreeSet<String> = folders.map(str::to_owned).collect();
         // A marker of a folder, whose slash at the end is not shown.
