@@ -6,6 +6,7 @@ mod ours;
 mod peers;
 mod proxy;
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use clap::Args;
@@ -222,7 +223,8 @@ fn table(options: &Options, rows: &mut [Row]) -> String {
         if let (Some(share), Some(median)) = (of_limit(options, contender, row), row.median()) {
             let rate = f64::from(options.mib * contender.streams()) / median;
             line.truncate(line.len().saturating_sub(9));
-            line.push_str(&format!(" {rate:>8.0} {share:>9.2}"));
+            // Writing to a string never fails.
+            let _ = write!(line, " {rate:>8.0} {share:>9.2}");
         }
     }
     lines.join("\n")

@@ -41,7 +41,7 @@ impl Proxy {
             for (number, client) in (1..).zip(listener.incoming().flatten()) {
                 let cuts = Arc::clone(&counted);
                 // A connection that fails ends by itself only.
-                thread::spawn(move || drop(serve(client, origin, (shape, number), &cuts)));
+                thread::spawn(move || drop(serve(&client, origin, (shape, number), &cuts)));
             }
         });
         Ok(Self { port, cuts })
@@ -59,7 +59,7 @@ impl Proxy {
 }
 
 fn serve(
-    client: TcpStream,
+    client: &TcpStream,
     origin: u16,
     (shape, number): (Shape, u64),
     cuts: &AtomicU64,
@@ -69,7 +69,7 @@ fn serve(
     server.set_nodelay(true)?;
     let (from, to) = (client.try_clone()?, server.try_clone()?);
     let upward = thread::spawn(move || drop(delay(from, to, shape.latency)));
-    let cut = downward(&server, &client, shape, number);
+    let cut = downward(&server, client, shape, number);
     if matches!(cut, Ok(true)) {
         cuts.fetch_add(1, Ordering::Relaxed);
     }
