@@ -6,6 +6,7 @@ use futures::TryStreamExt;
 use modelship_model_store::{
     ByteStream, Error, ErrorKind, Event, ModelStore, ModelVersion, PublishOptions, Result,
 };
+use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 
 /// A directory with these files.
@@ -79,4 +80,9 @@ pub(crate) async fn read(
 
 pub(crate) fn kind<T: std::fmt::Debug>(result: Result<T, Error>) -> ErrorKind {
     result.unwrap_err().kind()
+}
+
+/// The SHA-256 of a text, in hexadecimal.
+pub(crate) fn sha256(text: &str) -> String {
+    hex::encode(Sha256::digest(text))
 }

@@ -6,11 +6,10 @@ use std::time::Duration;
 use modelship_model_store::{
     ErrorKind, Format, ModelStore, ModelVersion, ResolveOptions, Selector, Trust,
 };
-use sha2::{Digest as _, Sha256};
 
 use crate::backends::{azure_backend, directory_backend, memory_backend, s3_backend};
 use crate::conformance::Backend;
-use crate::fixtures::{dir, kind, publish, read};
+use crate::fixtures::{dir, kind, publish, read, sha256};
 
 async fn all(backend: &Backend) {
     folders(backend).await;
@@ -82,10 +81,6 @@ fn paths(model: &ModelVersion) -> Vec<&str> {
         .iter()
         .map(|file| file.path.as_str())
         .collect()
-}
-
-fn sha256(text: &str) -> String {
-    hex::encode(Sha256::digest(text))
 }
 
 async fn folders(backend: &Backend) {
