@@ -100,7 +100,7 @@ async fn tree(cached: &CachedModel, cache: &Cache) -> Result<PathBuf> {
     Ok(folder)
 }
 
-fn tell(timer: &StageTimer, event: FetchEvent) {
+pub(crate) fn tell(timer: &StageTimer, event: FetchEvent) {
     match event {
         FetchEvent::Progress(now) => timer.bytes(&now.path, now.done, Some(now.total)),
         FetchEvent::Waiting { path } => timer.note(format!("another run is fetching {path}")),

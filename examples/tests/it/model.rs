@@ -144,6 +144,10 @@ fn a_lock_fetches_the_same_bytes_again_and_damage_is_seen() {
     fs::remove_dir_all(site.path("out")).unwrap();
     let again = model(&site, "fetch out --lock model.lock --json").json();
     assert_eq!(again["fetched"], first["fetched"]);
+    assert!(
+        !site.path("out/.modelship-fetch").exists(),
+        "nothing is left beside the files"
+    );
     assert_eq!(
         fs::read(site.path("out/sub/labels")).unwrap(),
         b"0123456789"

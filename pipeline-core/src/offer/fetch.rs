@@ -4,19 +4,21 @@ use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use futures::TryStreamExt;
-use modelship_model_store::{ModelFile, ModelVersion};
-use tokio::io::AsyncWriteExt as _;
+use modelship_model_store::{FetchOptions, ModelCache, ModelVersion};
 
-use crate::error::{BoxError, Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Progress, StageTimer};
 use crate::offer::OpenModel;
 use crate::{Stage, cache};
 
+/// The folder in the target that holds what has arrived so far: a fetch that was killed goes on
+/// from there when it is repeated.
+const ARRIVING: &str = ".modelship-fetch";
+
 impl OpenModel {
-    /// Writes the files of a locked version below `folder`. Each one is written under another name
-    /// and takes its own when its bytes are all there and have the right SHA-256; files that are
-    /// there already are replaced.
+    /// Writes the files of a locked version below `folder`, and gives its lock with the SHA-256 of
+    /// every file. When all bytes are there and are the right ones, each file takes its name; files
+    /// that are there already are replaced.
     ///
     /// # Errors
     /// [`ErrorKind::Step`] from the store, [`ErrorKind::Io`] from the folder.
@@ -25,60 +27,43 @@ impl OpenModel {
         model: &ModelVersion,
         folder: &Path,
         progress: &Progress,
-    ) -> Result<()> {
+    ) -> Result<ModelVersion> {
         let what = format!("{} {}", model.name(), model.version());
         let timer = StageTimer::start(progress, Stage::Fetch, &what);
-        let mut done = 0;
+        let arriving = folder.join(ARRIVING);
+        let io = |e| Error::io(Stage::Fetch, &arriving, e);
+        std::fs::create_dir_all(&arriving).map_err(io)?;
+        let cache = self.step(ModelCache::open(&arriving.join("files")))?;
+        let tell = |event| crate::model::tell(&timer, event);
+        let options = FetchOptions::default();
+        let fetched = cache.fetch(&self.store, model, &options, &tell);
+        let fetched = self.step(fetched.await)?;
+        let tree = arriving.join("tree");
+        if tree.exists() {
+            // Left by a run that was killed between its links and their names.
+            std::fs::remove_dir_all(&tree).map_err(io)?;
+        }
+        self.step(fetched.link_into(&tree).await)?;
+        let model = fetched.model().clone();
         for file in model.files() {
-            let tell = |bytes| timer.bytes(&file.path, done + bytes, Some(model.total_size()));
-            self.fetch_file(model, file, folder, &tell).await?;
-            done += file.size;
+            take_place(&tree.join(&file.path), &folder.join(&file.path))?;
         }
+        drop(fetched);
+        std::fs::remove_dir_all(&arriving).map_err(io)?;
         timer.finish(format!("{what} {}", model.tree_digest()));
-        Ok(())
+        Ok(model)
     }
+}
 
-    async fn fetch_file(
-        &self,
-        model: &ModelVersion,
-        file: &ModelFile,
-        folder: &Path,
-        tell: &(dyn Fn(u64) + Send + Sync),
-    ) -> Result<()> {
-        // The lock has checked that no path leads out of the folder.
-        let path = folder.join(&file.path);
-        let io = |e| Error::io(Stage::Fetch, &path, e);
-        let parent = path.parent().unwrap_or(folder);
-        tokio::fs::create_dir_all(parent).await.map_err(io)?;
-        // Such files are for their owner alone unless told otherwise.
-        let temporary = tempfile::Builder::new()
-            .permissions(Permissions::from_mode(0o644))
-            .tempfile_in(parent)
-            .map_err(io)?;
-        let (handle, temporary) = temporary.into_parts();
-        let mut handle = tokio::fs::File::from_std(handle);
-        let mut bytes = self.step(self.store.read(model, &file.path, 0))?;
-        let mut written = 0;
-        loop {
-            let chunk = bytes.try_next().await.map_err(|e| self.broken(e))?;
-            let Some(chunk) = chunk else {
-                break;
-            };
-            handle.write_all(&chunk).await.map_err(io)?;
-            written += chunk.len() as u64;
-            tell(written);
-        }
-        handle.flush().await.map_err(io)?;
-        temporary.persist(&path).map_err(|e| io(e.error))
+/// Gives a file its name, and to whoever may read the folder. The lock has checked that no path
+/// leads out of it.
+fn take_place(file: &Path, target: &Path) -> Result<()> {
+    let io = |e| Error::io(Stage::Fetch, target, e);
+    if let Some(parent) = target.parent() {
+        std::fs::create_dir_all(parent).map_err(io)?;
     }
-
-    /// The error of a stream of bytes, which is the store's own.
-    fn broken(&self, error: BoxError) -> Error {
-        match error.downcast::<modelship_model_store::Error>() {
-            Ok(ours) => Error::step(Stage::Fetch, &self.url, *ours),
-            Err(other) => Error::new(ErrorKind::Step, Stage::Fetch, &self.url, other.to_string()),
-        }
-    }
+    std::fs::set_permissions(file, Permissions::from_mode(0o644)).map_err(io)?;
+    std::fs::rename(file, target).map_err(io)
 }
 
 /// Reads the lock of a model version, as [`write_lock`] wrote it, and checks every rule again.

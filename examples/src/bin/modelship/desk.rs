@@ -224,7 +224,8 @@ impl<'a> Desk<'a> {
             Some(path) => core::read_lock(path)?,
             None => self.locked(self.model.selector()).await?,
         };
-        self.model.fetch(&model, dir, &progress()).await?;
+        // With the digests that nobody stated before, so that the lock says which bytes these are.
+        let model = self.model.fetch(&model, dir, &progress()).await?;
         if let (Some(path), None) = (lock, known) {
             core::write_lock(path, &model)?;
         }
