@@ -218,10 +218,7 @@ async fn s3_is_read_without_heads_and_listed_without_unsigned_headers() {
         }
     }
     assert_eq!((bytes, ends), (large.len() + 1, 3));
-    let mut asked = notes.take();
-    // In the end it is asked whether they still belong together, and whether the empty blob is one.
-    let list = asked.iter().position(|note| note.ends_with("/sums"));
-    assert_eq!(asked.split_off(list.unwrap()).len(), 2);
+    let asked = notes.take();
     assert!(
         asked.iter().all(|note| note.starts_with("GET")),
         "{asked:?}"
