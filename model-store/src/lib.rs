@@ -2,6 +2,7 @@
 
 pub mod admission;
 mod backend;
+mod blocking;
 mod cache;
 mod cause;
 mod connection_string;

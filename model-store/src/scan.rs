@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 
+use crate::blocking::blocking;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::check_paths;
 
@@ -28,7 +29,7 @@ pub(crate) struct LocalFile {
 pub(crate) async fn scan(dir: &Path) -> Result<Vec<LocalFile>> {
     let root = dir.to_owned();
     let object = dir.display().to_string();
-    let files = blocking(&object, move || {
+    let files = blocking((STAGE, &object), move || {
         let mut files = Vec::new();
         walk(&root, "", &mut files)?;
         Ok(files)
@@ -82,7 +83,7 @@ impl LocalReader {
     pub(crate) async fn open(local: &Path) -> Result<Self> {
         let (path, object) = (local.to_owned(), local.display().to_string());
         let name = object.clone();
-        let file = blocking(&name.clone(), move || {
+        let file = blocking((STAGE, &object), move || {
             File::open(path).map_err(|error| io_error(&name, error))
         })
         .await?;
@@ -98,7 +99,7 @@ impl LocalReader {
     pub(crate) async fn next(self, part: u64) -> Result<(Self, Bytes)> {
         let object = self.object.clone();
         let mut reader = self;
-        blocking(&object, move || {
+        blocking((STAGE, &object), move || {
             let mut buffer = Vec::new();
             let read = (&mut reader.file).take(part).read_to_end(&mut buffer);
             read.map_err(|error| io_error(&reader.object, error))?;
@@ -113,21 +114,6 @@ impl LocalReader {
     pub(crate) fn finish(self) -> (u64, String) {
         (self.size, hex::encode(self.hasher.finalize()))
     }
-}
-
-/// Runs blocking work where it may block.
-async fn blocking<T: Send + 'static>(
-    object: &str,
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .unwrap_or_else(|error| {
-            Err(
-                Error::new(ErrorKind::Io, STAGE, object, "the reading task ended")
-                    .with_source(error),
-            )
-        })
 }
 
 fn io_error(object: &str, error: std::io::Error) -> Error {

@@ -122,14 +122,7 @@ impl Drop for CancelOnDrop {
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .unwrap_or_else(|error| {
-            Err(
-                Error::new(ErrorKind::Io, STAGE, "the model", "the work broke off")
-                    .with_source(error),
-            )
-        })
+    crate::blocking::blocking((STAGE, "the model"), work).await
 }
 
 async fn sizes(files: Vec<(String, PathBuf)>) -> Result<BTreeMap<String, u64>> {

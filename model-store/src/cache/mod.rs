@@ -110,9 +110,5 @@ fn failed(path: &Path, error: io::Error) -> Error {
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.unwrap_or_else(|error| {
-        let ended = "the task that reads and writes files ended";
-        Err(Error::new(ErrorKind::Io, STAGE, "cache", ended).with_source(error))
-    })
+    crate::blocking::blocking((STAGE, "cache"), work).await
 }

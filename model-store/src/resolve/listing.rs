@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use chrono::{DateTime, Utc};
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::stream::{self, BoxStream};
+use futures::{StreamExt, TryStreamExt};
 use object_store::{Attribute, GetOptions, ObjectMeta};
 use sha2::{Digest as _, Sha256};
 
@@ -104,15 +105,7 @@ impl ModelStore {
         let limits = self.resolving();
         let mut listing = self.objects().list(Some(&prefix));
         let (mut files, mut bytes) = (Vec::new(), 0_u64);
-        loop {
-            let meta = match listing.try_next().await {
-                Ok(Some(meta)) => meta,
-                Ok(None) => break,
-                Err(error) => {
-                    self.list_failed(folder, &error)?;
-                    break;
-                }
-            };
+        while let Some(meta) = self.next_listed(&mut listing, folder).await? {
             let location = meta.location.clone();
             let Some(path) = inside(location.as_ref(), prefix.as_ref()) else {
                 continue;
@@ -168,15 +161,7 @@ impl ModelStore {
         let prefix = self.key(folder)?;
         let mut listing = self.objects().list(Some(&prefix));
         let mut lines: Vec<[u8; 32]> = Vec::new();
-        loop {
-            let meta = match listing.try_next().await {
-                Ok(Some(meta)) => meta,
-                Ok(None) => break,
-                Err(error) => {
-                    self.list_failed(folder, &error)?;
-                    break;
-                }
-            };
+        while let Some(meta) = self.next_listed(&mut listing, folder).await? {
             let path = inside(meta.location.as_ref(), prefix.as_ref()).unwrap_or_default();
             if folder.is_empty() && is_upload(path) {
                 continue;
@@ -228,6 +213,18 @@ impl ModelStore {
         match self.objects().get_opts(&self.key(path)?, head).await {
             Ok(found) => Ok(!is_folder_mark(&found.attributes)),
             Err(error) => self.missing_or(STAGE, path, &error).map(|()| false),
+        }
+    }
+
+    /// The next object of a listing of `folder`; none where there is nothing to list.
+    async fn next_listed(
+        &self,
+        listing: &mut BoxStream<'static, object_store::Result<ObjectMeta>>,
+        folder: &str,
+    ) -> Result<Option<ObjectMeta>> {
+        match listing.try_next().await {
+            Ok(next) => Ok(next),
+            Err(error) => self.list_failed(folder, &error).map(|()| None),
         }
     }
 
